@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All decisions of the RMR replication engine, and nothing else.
+//!
+//! No IO, no clock, no allocation, no unsafe code: time comes in as a number, memory is lent by the caller,
+//! actions go out as values. The same source lines run in the kernel, in host tests and in the simulator.
+//!
+//! | module | side | decides |
+//! | --- | --- | --- |
+//! | [`overlap`] | client | which requests may be in flight together (R3) |
+//! | [`window`] | client | sequence numbers of writes, the watermark |
+//! | [`lane`] | client | when requests leave, and how many in one message |
+//! | [`readers`] | client | which member answers a read (R4) |
+//! | [`retry`] | client | what becomes of a request whose message failed (R2) |
+//! | [`admission`] | member | whether a message is for this member, as it is now (R5) |
+//! | [`dedupe`] | member | at most one execution of each write (R5) |
+//! | [`options`] | both | command lines of the administrator |
+//! | [`sync`] | both | atomics and the lock interface |
+//!
+//! Not here: epochs that drop or add members, dirty bitmaps, the activity log, resync. Until they are, a write
+//! that not every receiver takes fails the volume.
+
+#![cfg_attr(not(CONFIG_RUST), no_std)]
+#![forbid(unsafe_code)]
+
+#[cfg(not(CONFIG_RUST))]
+extern crate std;
+
+pub mod admission;
+pub mod dedupe;
+pub mod lane;
+pub mod options;
+pub mod overlap;
+pub mod readers;
+pub mod retry;
+pub mod sync;
+pub mod window;
