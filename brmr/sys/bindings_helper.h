@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen reads for brmr_sys: the helpers, and constants that hide behind
+ * __force casts in the kernel's headers.
+ */
+#include "helpers.h"
+
+const u8 BRMR_SYS_CONST_BLK_STS_OK = BLK_STS_OK;
+const u8 BRMR_SYS_CONST_BLK_STS_RESOURCE = (u8)BLK_STS_RESOURCE;
+const u8 BRMR_SYS_CONST_BLK_STS_DEV_RESOURCE = (u8)BLK_STS_DEV_RESOURCE;
+
+const u32 BRMR_SYS_CONST_REQ_OP_MASK = REQ_OP_MASK;
+const u32 BRMR_SYS_CONST_REQ_FUA = (u32)REQ_FUA;
+const u32 BRMR_SYS_CONST_REQ_NOUNMAP = (u32)REQ_NOUNMAP;
+
+const u32 BRMR_SYS_CONST_BLK_FEAT_WRITE_CACHE = (u32)BLK_FEAT_WRITE_CACHE;
+const u32 BRMR_SYS_CONST_BLK_FEAT_FUA = (u32)BLK_FEAT_FUA;
+const u32 BRMR_SYS_CONST_BLK_FEAT_ROTATIONAL = (u32)BLK_FEAT_ROTATIONAL;
+const u32 BRMR_SYS_CONST_BLK_FEAT_STABLE_WRITES = (u32)BLK_FEAT_STABLE_WRITES;
