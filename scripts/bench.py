@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+#
+# make bench: the same fio jobs on brmr and on what else the stock kernel offers for the same purpose, in one set of
+# virtual machines over the same backing devices.
+#
+# The contenders take turns in every round, so that a busy build machine hurts all of them alike; medians over the
+# rounds are compared. Under emulation the absolute numbers mean little, the ratios do. What sets a contender up and
+# takes it down is in tests/bench/contenders.sh; this file measures, compares and reports.
+
+"""Measures brmr against its alternatives; prints medians, ratios and floors, and writes JSON."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+CONTENDERS_SH = TOP / "tests" / "bench" / "contenders.sh"
+CONTENDERS = ("brmr", "rnbd", "md-rnbd", "md-nvme")
+NODES = ("node1", "node2")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fio job."""
+
+    name: str
+    rw: str
+    block: int
+    depth: int
+
+    def fio(self, device, seconds, span_mib):
+        """The fio command line for this job on a device of the client."""
+        return (
+            f"fio --name={self.name} --filename={device} --rw={self.rw} --bs={self.block}"
+            f" --iodepth={self.depth} --size={span_mib}M --ioengine=libaio --direct=1"
+            f" --time_based --runtime={seconds} --ramp_time=1 --randrepeat=0 --norandommap"
+            f" --output-format=json"
+        )
+
+    @property
+    def direction(self):
+        """Which half of fio's result holds the numbers."""
+        return "write" if "write" in self.rw else "read"
+
+
+JOBS = (
+    Job("write-4k-1", "randwrite", 4096, 1),
+    Job("read-4k-1", "randread", 4096, 1),
+    Job("write-4k-16", "randwrite", 4096, 16),
+    Job("read-4k-16", "randread", 4096, 16),
+    Job("write-128k-8", "write", 131072, 8),
+    Job("read-128k-8", "read", 131072, 8),
+)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least that brmr must reach in a job, as a multiple of another contender."""
+
+    job: str
+    against: str
+    ratio: float
+
+
+FLOORS = (
+    Floor("write-4k-1", "md-rnbd", 1.0),
+    Floor("read-4k-1", "rnbd", 0.95),
+    Floor("write-4k-16", "md-rnbd", 2.0),
+    Floor("read-4k-16", "md-rnbd", 2.0),
+    Floor("write-4k-16", "md-nvme", 1.3),
+    Floor("read-4k-16", "md-nvme", 1.3),
+    Floor("write-128k-8", "md-rnbd", 1.0),
+    Floor("read-128k-8", "md-rnbd", 1.0),
+)
+
+
+@dataclass
+class Sample:
+    """What one run of one job gave."""
+
+    iops: float
+    latency_us: float
+    client_cpu_us: float
+    nodes_cpu_us: float
+
+
+@dataclass
+class Results:
+    """All samples: contender -> job -> samples in the order of the rounds."""
+
+    samples: dict = field(default_factory=dict)
+
+    def add(self, contender, job, sample):
+        """Keeps one sample."""
+        self.samples.setdefault(contender, {}).setdefault(job, []).append(sample)
+
+    def median(self, contender, job, what):
+        """The median of one quantity, or None if the contender never ran the job."""
+        samples = self.samples.get(contender, {}).get(job)
+        return statistics.median(getattr(s, what) for s in samples) if samples else None
+
+    def spread(self, contender, job):
+        """Largest deviation of the IOPS from their median, in percent."""
+        middle = self.median(contender, job, "iops")
+        if not middle:
+            return None
+        samples = self.samples[contender][job]
+        return max(abs(s.iops - middle) for s in samples) / middle * 100
+
+
+class Cluster:
+    """The virtual machines, through the project's own harness."""
+
+    def __init__(self, vm):
+        self.vm = vm
+
+    def run(self, host, command, timeout=300):
+        """Runs a command on a host and returns what it printed."""
+        done = subprocess.run(
+            [*self.vm, host, command], capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{host}: {command!r} gave {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+
+def contender_do(verb, contender, span):
+    """Sets a contender up or takes it down; returns what the script printed."""
+    done = subprocess.run(
+        [str(CONTENDERS_SH), verb, contender],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "BENCH_SPAN": str(span)},
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{verb} {contender} failed: {done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def busy_seconds(stat, hertz=100):
+    """CPU time that was not idle, in seconds, from the first line of /proc/stat."""
+    fields = [int(f) for f in stat.split("\n", 1)[0].split()[1:]]
+    # user nice system idle iowait irq softirq steal guest guest_nice; guest time is inside user time.
+    return (sum(fields[:8]) - fields[3] - fields[4]) / hertz
+
+
+def run_job(cluster, job, device, options):
+    """Runs one job once."""
+    stat = "head -n 1 /proc/stat"
+    nodes_before = [busy_seconds(cluster.run(node, stat)) for node in NODES]
+    script = f"{stat}; {job.fio(device, options.runtime, options.span)}; {stat}"
+    output = cluster.run("client", script, timeout=options.runtime * 10 + 120)
+    nodes_after = [busy_seconds(cluster.run(node, stat)) for node in NODES]
+
+    lines = output.strip().split("\n")
+    client = busy_seconds(lines[-1]) - busy_seconds(lines[0])
+    text = "\n".join(lines[1:-1])
+    result = json.loads(text[text.index("{") : text.rindex("}") + 1])["jobs"][0]
+    if result["error"]:
+        raise RuntimeError(f"fio: {job.name} on {device} ended with error {result['error']}")
+    side = result[job.direction]
+    # The CPU time includes the ramp, which fio does not count as IO.
+    scale = options.runtime / (options.runtime + 1)
+    ios = max(side["total_ios"], 1)
+    nodes = sum(after - before for before, after in zip(nodes_before, nodes_after))
+    return Sample(
+        iops=side["iops"],
+        latency_us=side["clat_ns"]["mean"] / 1000,
+        client_cpu_us=client * scale / ios * 1e6,
+        nodes_cpu_us=nodes * scale / ios * 1e6,
+    )
+
+
+def measure(cluster, contenders, options):
+    """All rounds; a contender that cannot be set up is reported once and left out."""
+    results, absent = Results(), {}
+    begin = time.monotonic()
+    for number in range(1, options.rounds + 1):
+        # Every round begins with another contender, so that none always runs on a fresh machine.
+        turn = number % len(contenders)
+        for contender in contenders[turn:] + contenders[:turn]:
+            if contender in absent:
+                continue
+            print(f"[{time.monotonic() - begin:5.0f}s] round {number}: {contender}", file=sys.stderr)
+            try:
+                device = contender_do("up", contender, options.span).splitlines()[-1]
+                for job in JOBS:
+                    results.add(contender, job.name, run_job(cluster, job, device, options))
+            except (RuntimeError, subprocess.TimeoutExpired, ValueError, IndexError, KeyError) as error:
+                absent[contender] = str(error)
+                print(f"{contender} is left out from here on: {error}", file=sys.stderr)
+            finally:
+                take_down(contender, options.span, absent)
+    return results, absent
+
+
+def take_down(contender, span, absent):
+    """Takes a contender down; one that cannot be must not take part again."""
+    try:
+        contender_do("down", contender, span)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        absent.setdefault(contender, str(error))
+
+
+def check_floors(results):
+    """Compares brmr with each floor; returns (floor, ratio or None, reached)."""
+    rows = []
+    for floor in FLOORS:
+        mine = results.median("brmr", floor.job, "iops")
+        other = results.median(floor.against, floor.job, "iops")
+        ratio = mine / other if mine and other else None
+        rows.append((floor, ratio, ratio is not None and ratio >= floor.ratio))
+    return rows
+
+
+def table(head, rows):
+    """Prints rows of text in columns."""
+    cells = [head, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    for row in cells:
+        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        print("  ".join([first, *rest]))
+    print()
+
+
+def number(value, digits=0):
+    """A number, or a dash for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def report(results, contenders, options):
+    """Prints everything a reader wants to know."""
+    jobs = [job.name for job in JOBS]
+    for what, title in (
+        ("iops", "IOPS"),
+        ("latency_us", "mean latency, µs"),
+        ("client_cpu_us", "CPU time per IO on the client, µs"),
+        ("nodes_cpu_us", "CPU time per IO on both nodes, µs"),
+    ):
+        print(f"{title} (median of {options.rounds} rounds)")
+        rows = [[c, *(number(results.median(c, job, what)) for job in jobs)] for c in contenders]
+        table(["", *jobs], rows)
+    print("Largest deviation of the IOPS from their median, %")
+    table(["", *jobs], [[c, *(number(results.spread(c, job)) for job in jobs)] for c in contenders])
+    print("IOPS of brmr as a multiple of the others")
+    rows = []
+    for other in contenders:
+        if other == "brmr":
+            continue
+        pairs = [(results.median("brmr", job, "iops"), results.median(other, job, "iops")) for job in jobs]
+        rows.append([other, *(number(a / b if a and b else None, 2) for a, b in pairs)])
+    table(["", *jobs], rows)
+
+
+def report_floors(floors):
+    """Prints the floors; says whether all were reached."""
+    print("Floors")
+    for floor, ratio, reached in floors:
+        word = "reached" if reached else "not measured" if ratio is None else "MISSED"
+        print(f"  {floor.job}: {number(ratio, 2)} of {floor.against}, at least {floor.ratio:.2f}: {word}")
+    return all(reached for _, _, reached in floors)
+
+
+def write_json(path, results, absent, floors, options, kernel):
+    """Everything measured, for machines."""
+    medians = {
+        contender: {
+            job: {what: results.median(contender, job, what) for what in vars(samples[0])}
+            for job, samples in jobs.items()
+        }
+        for contender, jobs in results.samples.items()
+    }
+    samples = {
+        contender: {job: [asdict(s) for s in samples] for job, samples in jobs.items()}
+        for contender, jobs in results.samples.items()
+    }
+    document = {
+        "kernel": kernel,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "rounds": options.rounds,
+        "runtime_seconds": options.runtime,
+        "jobs": [asdict(job) for job in JOBS],
+        "median": medians,
+        "samples": samples,
+        "left_out": absent,
+        "floors": [{**asdict(f), "measured": ratio, "reached": reached} for f, ratio, reached in floors],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path}")
+
+
+def arguments():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how often everything is repeated (%(default)s)")
+    parser.add_argument("--runtime", type=int, default=4, help="seconds per fio job (%(default)s)")
+    parser.add_argument("--span", type=int, default=64, help="MiB of the device that are used (%(default)s)")
+    parser.add_argument("--only", action="append", choices=CONTENDERS, help="measure only this one (repeatable)")
+    parser.add_argument("--output", type=Path, default=TOP / "build" / "bench.json", help="where the JSON goes")
+    parser.add_argument("--require-floors", action="store_true", help="end with status 1 if a floor is missed")
+    return parser.parse_args()
+
+
+def main():
+    """Measures, reports, and says by its status whether the floors were reached if that was asked for."""
+    options = arguments()
+    contenders = tuple(options.only or CONTENDERS)
+    cluster = Cluster([os.environ.get("RMR_VM", str(TOP / "scripts" / "vm"))])
+    kernel = cluster.run("client", "uname -r").strip()
+    results, absent = measure(cluster, contenders, options)
+    if not results.samples:
+        sys.exit("nothing could be measured")
+    report(results, contenders, options)
+    floors = check_floors(results)
+    reached = report_floors(floors)
+    write_json(options.output, results, absent, floors, options, kernel)
+    for contender, reason in absent.items():
+        print(f"left out: {contender}: {reason}")
+    sys.exit(1 if absent or (options.require_floors and not reached) else 0)
+
+
+if __name__ == "__main__":
+    main()
