@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the crate rtrs needs of the kernel and cannot call itself: inline
+ * functions, macros, and the few calls that must be made under a condition
+ * (bottom halves off) that is cheapest to state here.
+ */
+#include <linux/bottom_half.h>
+#include <linux/export.h>
+#include <linux/module.h>
+#include <linux/preempt.h>
+#include <linux/uio.h>
+#include "helpers.h"
+
+static void rtrs_rs_gate_emptied(struct percpu_ref *users)
+{
+	complete(&container_of(users, struct rtrs_rs_gate, users)->empty);
+}
+
+/* Opens the gate. May sleep. */
+int rtrs_rs_gate_init(struct rtrs_rs_gate *gate)
+{
+	init_completion(&gate->empty);
+	return percpu_ref_init(&gate->users, rtrs_rs_gate_emptied, 0, GFP_KERNEL);
+}
+
+/* Nobody may be inside. A gate that was freed stays shut. */
+void rtrs_rs_gate_free(struct rtrs_rs_gate *gate)
+{
+	percpu_ref_exit(&gate->users);
+}
+
+/* False once the gate is shut. */
+bool rtrs_rs_gate_enter(struct rtrs_rs_gate *gate)
+{
+	return percpu_ref_tryget_live(&gate->users);
+}
+
+void rtrs_rs_gate_leave(struct rtrs_rs_gate *gate)
+{
+	percpu_ref_put(&gate->users);
+}
+
+/* Once per gate. Sleeps until everybody has left. */
+void rtrs_rs_gate_shut(struct rtrs_rs_gate *gate)
+{
+	percpu_ref_kill(&gate->users);
+	wait_for_completion(&gate->empty);
+}
+
+/*
+ * rtrs_clt_request() keeps the paths it has tried on a list whose entries are
+ * per CPU, guarded by nothing but RCU. Whoever preempts it on the same CPU finds
+ * its only path "tried already" and is told -ECONNABORTED. With bottom halves
+ * off neither a task nor a softirq can get in between.
+ */
+int rtrs_rs_request(int dir, struct rtrs_clt_req_ops *ops,
+		    struct rtrs_clt_sess *sess, struct rtrs_permit *permit,
+		    const void *header, size_t header_len, size_t data_len,
+		    struct scatterlist *sg, unsigned int sg_cnt)
+{
+	struct kvec vec = {
+		.iov_base = (void *)header,
+		.iov_len = header_len,
+	};
+	int err;
+
+	local_bh_disable();
+	err = rtrs_clt_request(dir, ops, sess, permit, &vec, 1, data_len, sg,
+			       sg_cnt);
+	local_bh_enable();
+	return err;
+}
+
+void rtrs_rs_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void rtrs_rs_bh_enable(void)
+{
+	local_bh_enable();
+}
+
+bool rtrs_rs_may_sleep(void)
+{
+	return preemptible();
+}
+
+/* For good: the module can no longer be unloaded. */
+void rtrs_rs_pin_module(void)
+{
+	__module_get(THIS_MODULE);
+}
