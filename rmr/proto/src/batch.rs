@@ -110,15 +110,24 @@ impl<'b> BatchEncoder<'b> {
             return Err(EncodeError::Mixed);
         }
         let data_offset = self.data_len;
-        let data_len = data_offset.checked_add(request.data_len()).ok_or(EncodeError::TooMuchData)?;
-        let place = self.raw.requests.get_mut(self.count).ok_or(EncodeError::Full)?;
+        let data_len = data_offset
+            .checked_add(request.data_len())
+            .ok_or(EncodeError::TooMuchData)?;
+        let place = self
+            .raw
+            .requests
+            .get_mut(self.count)
+            .ok_or(EncodeError::Full)?;
         *place = RawRequest::new(request);
         self.count += 1;
         self.kind = kind;
         self.data_len = data_len;
         self.body = None;
         if request.seq.is_some() {
-            self.lowest = Some(self.lowest.map_or(request.seq, |lowest| lowest.min(request.seq)));
+            self.lowest = Some(
+                self.lowest
+                    .map_or(request.seq, |lowest| lowest.min(request.seq)),
+            );
         }
         Ok(data_offset)
     }
@@ -147,7 +156,11 @@ impl<'b> BatchEncoder<'b> {
         header.check().map_err(EncodeError::Header)?;
         if let Some(seq) = self.lowest.filter(|seq| *seq <= header.watermark) {
             let watermark = header.watermark;
-            return Err(EncodeError::Header(WireError::BelowWatermark { index: 0, seq, watermark }));
+            return Err(EncodeError::Header(WireError::BelowWatermark {
+                index: 0,
+                seq,
+                watermark,
+            }));
         }
         let body_len = self.count * REQUEST_BYTES;
         let len = HEADER_BYTES + body_len;
@@ -190,7 +203,11 @@ impl<'a> Batch<'a> {
         Self::from_parts(raw, kind, body)
     }
 
-    pub(crate) fn from_parts(raw: &RawHeader, kind: Kind, body: &'a [u8]) -> Result<Self, WireError> {
+    pub(crate) fn from_parts(
+        raw: &RawHeader,
+        kind: Kind,
+        body: &'a [u8],
+    ) -> Result<Self, WireError> {
         if !kind.is_io() {
             return Err(WireError::Kind(raw.kind.get()));
         }
@@ -199,7 +216,10 @@ impl<'a> Batch<'a> {
             return Err(WireError::Count(count));
         }
         let right = HEADER_BYTES + usize::from(count) * REQUEST_BYTES;
-        let length = WireError::Length { said: raw.len.get(), right };
+        let length = WireError::Length {
+            said: raw.len.get(),
+            right,
+        };
         let requests = <[RawRequest]>::ref_from_bytes(body).map_err(|_| length)?;
         if requests.len() != usize::from(count) {
             return Err(length);
@@ -208,20 +228,33 @@ impl<'a> Batch<'a> {
         let said = raw.data_len.get();
         let mut sum = 0u32;
         for (index, raw) in requests.iter().enumerate() {
-            let request = raw.parse(sum).map_err(|why| WireError::Request { index, why })?;
+            let request = raw
+                .parse(sum)
+                .map_err(|why| WireError::Request { index, why })?;
             if request.kind() != kind {
                 return Err(WireError::Direction { index });
             }
             if request.seq.is_some() && request.seq <= header.watermark {
                 let (seq, watermark) = (request.seq, header.watermark);
-                return Err(WireError::BelowWatermark { index, seq, watermark });
+                return Err(WireError::BelowWatermark {
+                    index,
+                    seq,
+                    watermark,
+                });
             }
-            sum = sum.checked_add(request.data_len()).ok_or(WireError::DataLen { said, sum })?;
+            sum = sum
+                .checked_add(request.data_len())
+                .ok_or(WireError::DataLen { said, sum })?;
         }
         if sum != said {
             return Err(WireError::DataLen { said, sum });
         }
-        Ok(Self { header, kind, data_len: said, requests })
+        Ok(Self {
+            header,
+            kind,
+            data_len: said,
+            requests,
+        })
     }
 
     /// Whom it is for, and under which configuration it was sent.
@@ -256,7 +289,10 @@ impl<'a> Batch<'a> {
 
     /// The requests, in order.
     pub fn requests(&self) -> Requests<'a> {
-        Requests { rest: self.requests.iter(), data_offset: 0 }
+        Requests {
+            rest: self.requests.iter(),
+            data_offset: 0,
+        }
     }
 }
 

@@ -82,7 +82,9 @@ impl Config {
             return Err(ConfigError::NotInTable(id));
         }
         for id in table {
-            let Some(store) = self.store(id) else { continue };
+            let Some(store) = self.store(id) else {
+                continue;
+            };
             if store.is_nil() {
                 return Err(ConfigError::NilStore(id));
             }
@@ -100,7 +102,9 @@ impl Config {
 
     /// Members in the table.
     pub fn table(&self) -> MemberSet {
-        MemberId::all().filter(|id| self.store(*id).is_some()).collect()
+        MemberId::all()
+            .filter(|id| self.store(*id).is_some())
+            .collect()
     }
 
     /// Store UUID of a member, if it is in the table.
@@ -120,8 +124,13 @@ impl fmt::Display for ConfigError {
             Self::NoGeneration => f.write_str("a configuration without generation"),
             Self::NoEpoch => f.write_str("a configuration without epoch"),
             Self::NobodyInSync => f.write_str("a configuration with no member in sync"),
-            Self::InSyncAndCatchingUp(id) => write!(f, "member {id} is both in sync and catching up"),
-            Self::NotInTable(id) => write!(f, "member {id} receives writes but is not in the member table"),
+            Self::InSyncAndCatchingUp(id) => {
+                write!(f, "member {id} is both in sync and catching up")
+            }
+            Self::NotInTable(id) => write!(
+                f,
+                "member {id} receives writes but is not in the member table"
+            ),
             Self::SameStore(a, b) => write!(f, "members {a} and {b} have the same store UUID"),
             Self::NilStore(id) => write!(f, "the store UUID of member {id} is nil"),
             Self::Flags(flags) => write!(f, "unknown configuration flags {flags:#x}"),
@@ -182,7 +191,10 @@ impl RawConfig {
             return Err(ConfigError::Flags(flags));
         }
         let config = Config {
-            generation: Generation { number: self.generation.get(), nonce: self.nonce.get() },
+            generation: Generation {
+                number: self.generation.get(),
+                nonce: self.nonce.get(),
+            },
             epoch: Epoch(self.epoch.get()),
             in_sync: MemberSet::from_bits(self.in_sync.get()),
             catching_up: MemberSet::from_bits(self.catching_up.get()),
@@ -237,7 +249,10 @@ pub(crate) mod tests {
         members[0] = Some(Uuid([1; 16]));
         members[1] = Some(Uuid([2; 16]));
         Config {
-            generation: Generation { number: 1, nonce: 7 },
+            generation: Generation {
+                number: 1,
+                nonce: 7,
+            },
             epoch: Epoch(1),
             in_sync: MemberSet::from_bits(0b01),
             catching_up: MemberSet::from_bits(0b10),
@@ -254,13 +269,31 @@ pub(crate) mod tests {
             config.check().unwrap_err()
         };
         assert_eq!(sample().check(), Ok(()));
-        assert_eq!(refused(&|c| c.generation = Generation::NONE), ConfigError::NoGeneration);
+        assert_eq!(
+            refused(&|c| c.generation = Generation::NONE),
+            ConfigError::NoGeneration
+        );
         assert_eq!(refused(&|c| c.epoch = Epoch::NONE), ConfigError::NoEpoch);
-        assert_eq!(refused(&|c| c.in_sync = MemberSet::EMPTY), ConfigError::NobodyInSync);
-        assert_eq!(refused(&|c| c.in_sync = c.catching_up), ConfigError::InSyncAndCatchingUp(member(2)));
-        assert_eq!(refused(&|c| c.members[1] = None), ConfigError::NotInTable(member(2)));
-        assert_eq!(refused(&|c| c.members[1] = c.members[0]), ConfigError::SameStore(member(1), member(2)));
-        assert_eq!(refused(&|c| c.members[9] = Some(Uuid::NIL)), ConfigError::NilStore(member(10)));
+        assert_eq!(
+            refused(&|c| c.in_sync = MemberSet::EMPTY),
+            ConfigError::NobodyInSync
+        );
+        assert_eq!(
+            refused(&|c| c.in_sync = c.catching_up),
+            ConfigError::InSyncAndCatchingUp(member(2))
+        );
+        assert_eq!(
+            refused(&|c| c.members[1] = None),
+            ConfigError::NotInTable(member(2))
+        );
+        assert_eq!(
+            refused(&|c| c.members[1] = c.members[0]),
+            ConfigError::SameStore(member(1), member(2))
+        );
+        assert_eq!(
+            refused(&|c| c.members[9] = Some(Uuid::NIL)),
+            ConfigError::NilStore(member(10))
+        );
     }
 
     #[test]

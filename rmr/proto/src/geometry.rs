@@ -6,7 +6,14 @@
 
 use core::error::Error;
 use core::fmt;
+use core::mem::size_of;
 use core::ops::Range;
+use zerocopy::little_endian::U64;
+use zerocopy_derive::FromBytes;
+use zerocopy_derive::Immutable;
+use zerocopy_derive::IntoBytes;
+use zerocopy_derive::KnownLayout;
+use zerocopy_derive::Unaligned;
 
 /// Unit of volume sizes and of partial validity, in bytes.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -138,7 +145,11 @@ impl Geometry {
         }
         let offset = chunk << self.chunk_shift;
         let rest = self.size - offset;
-        let len = if rest < self.chunk_size() { rest } else { self.chunk_size() };
+        let len = if rest < self.chunk_size() {
+            rest
+        } else {
+            self.chunk_size()
+        };
         Some((offset, len))
     }
 
@@ -146,7 +157,11 @@ impl Geometry {
     pub const fn check(&self, offset: u64, len: u64) -> Result<(), RangeError> {
         match offset.checked_add(len) {
             None => Err(RangeError::Overflow { offset, len }),
-            Some(end) if end > self.size => Err(RangeError::BeyondEnd { offset, len, size: self.size }),
+            Some(end) if end > self.size => Err(RangeError::BeyondEnd {
+                offset,
+                len,
+                size: self.size,
+            }),
             Some(_) => Ok(()),
         }
     }
@@ -154,7 +169,12 @@ impl Geometry {
 
 impl fmt::Display for Geometry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes in chunks of {} bytes", self.size, self.chunk_size())
+        write!(
+            f,
+            "{} bytes in chunks of {} bytes",
+            self.size,
+            self.chunk_size()
+        )
     }
 }
 
@@ -162,10 +182,16 @@ impl fmt::Display for GeometryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Size(size) => {
-                write!(f, "a volume of {size} bytes: it must have 1 to {MAX_VOLUME_BYTES} bytes")
+                write!(
+                    f,
+                    "a volume of {size} bytes: it must have 1 to {MAX_VOLUME_BYTES} bytes"
+                )
             }
             Self::Unaligned(size) => {
-                write!(f, "a volume of {size} bytes: the size must be a multiple of {BLOCK_BYTES} bytes")
+                write!(
+                    f,
+                    "a volume of {size} bytes: the size must be a multiple of {BLOCK_BYTES} bytes"
+                )
             }
             Self::ChunkShift(shift) => write!(
                 f,
@@ -192,13 +218,45 @@ impl fmt::Display for RangeError {
                 write!(f, "{len} bytes at offset {offset} do not fit 64 bits")
             }
             Self::BeyondEnd { offset, len, size } => {
-                write!(f, "{len} bytes at offset {offset} end behind the volume of {size} bytes")
+                write!(
+                    f,
+                    "{len} bytes at offset {offset} end behind the volume of {size} bytes"
+                )
             }
         }
     }
 }
 
 impl Error for RangeError {}
+
+/// The same as bytes.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawGeometry {
+    size: U64,
+    chunk_shift: u8,
+    reserved: [u8; 7],
+}
+
+const _: () = assert!(size_of::<RawGeometry>() == 16);
+
+impl RawGeometry {
+    pub(crate) fn new(geometry: &Geometry) -> Self {
+        Self {
+            size: U64::new(geometry.size),
+            chunk_shift: geometry.chunk_shift,
+            reserved: [0; 7],
+        }
+    }
+
+    /// The geometry, and whether the reserved bytes are zero.
+    pub(crate) fn get(&self) -> Result<(Geometry, bool), GeometryError> {
+        Ok((
+            Geometry::new(self.size.get(), self.chunk_shift)?,
+            self.reserved == [0; 7],
+        ))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -210,15 +268,30 @@ mod tests {
     #[test]
     fn refused() {
         assert_eq!(Geometry::new(0, 16), Err(GeometryError::Size(0)));
-        assert_eq!(Geometry::new(u64::MAX, 16), Err(GeometryError::Size(u64::MAX)));
+        assert_eq!(
+            Geometry::new(u64::MAX, 16),
+            Err(GeometryError::Size(u64::MAX))
+        );
         assert_eq!(Geometry::new(4097, 16), Err(GeometryError::Unaligned(4097)));
         assert_eq!(Geometry::new(4096, 11), Err(GeometryError::ChunkShift(11)));
         assert_eq!(Geometry::new(4096, 27), Err(GeometryError::ChunkShift(27)));
-        assert_eq!(Geometry::new(4096, 255), Err(GeometryError::ChunkShift(255)));
+        assert_eq!(
+            Geometry::new(4096, 255),
+            Err(GeometryError::ChunkShift(255))
+        );
         assert_eq!(Geometry::shift_of(0), Err(GeometryError::ChunkSize(0)));
-        assert_eq!(Geometry::shift_of(2048), Err(GeometryError::ChunkSize(2048)));
-        assert_eq!(Geometry::shift_of(65537), Err(GeometryError::ChunkSize(65537)));
-        assert_eq!(Geometry::shift_of(1 << 63), Err(GeometryError::ChunkSize(1 << 63)));
+        assert_eq!(
+            Geometry::shift_of(2048),
+            Err(GeometryError::ChunkSize(2048))
+        );
+        assert_eq!(
+            Geometry::shift_of(65537),
+            Err(GeometryError::ChunkSize(65537))
+        );
+        assert_eq!(
+            Geometry::shift_of(1 << 63),
+            Err(GeometryError::ChunkSize(1 << 63))
+        );
         assert_eq!(Geometry::shift_of(65536), Ok(16));
     }
 
@@ -231,13 +304,23 @@ mod tests {
                 assert_eq!(g.check(0, size), Ok(()));
                 assert_eq!(g.check(size, 0), Ok(()));
                 assert_eq!(g.check(size - 512, 512), Ok(()));
-                let behind = RangeError::BeyondEnd { offset: size - 512, len: 1024, size };
+                let behind = RangeError::BeyondEnd {
+                    offset: size - 512,
+                    len: 1024,
+                    size,
+                };
                 assert_eq!(g.check(size - 512, 1024), Err(behind));
                 assert!(g.check(0, size + 1).is_err());
                 assert!(g.check(size, 1).is_err());
                 assert!(g.check(1, u64::MAX - 1).is_err());
                 for offset in [1, u64::MAX - 511, u64::MAX] {
-                    assert_eq!(g.check(offset, u64::MAX), Err(RangeError::Overflow { offset, len: u64::MAX }));
+                    assert_eq!(
+                        g.check(offset, u64::MAX),
+                        Err(RangeError::Overflow {
+                            offset,
+                            len: u64::MAX
+                        })
+                    );
                 }
                 assert!(g.check(u64::MAX, 0).is_err());
                 assert_eq!(g.chunk_of(0), 0);

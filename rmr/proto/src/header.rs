@@ -182,13 +182,21 @@ pub enum WireError {
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Short { len, need } => write!(f, "message of {len} bytes where {need} are needed"),
+            Self::Short { len, need } => {
+                write!(f, "message of {len} bytes where {need} are needed")
+            }
             Self::Magic => f.write_str("not a message of RMR"),
             Self::Version(v) => {
-                write!(f, "protocol version {v}, only {PROTOCOL_VERSION} is supported")
+                write!(
+                    f,
+                    "protocol version {v}, only {PROTOCOL_VERSION} is supported"
+                )
             }
             Self::Length { said, right } => {
-                write!(f, "message says it has {said} bytes, but it must have {right}")
+                write!(
+                    f,
+                    "message says it has {said} bytes, but it must have {right}"
+                )
             }
             Self::Checksum => f.write_str("checksum of the message is wrong"),
             Self::Kind(kind) => write!(f, "message of kind {kind} is unknown or not expected here"),
@@ -200,11 +208,18 @@ impl fmt::Display for WireError {
             Self::Direction { index } => {
                 write!(f, "request {index} of the message has the wrong direction")
             }
-            Self::BelowWatermark { index, seq, watermark } => {
+            Self::BelowWatermark {
+                index,
+                seq,
+                watermark,
+            } => {
                 write!(f, "request {index} of the message: write {seq} is not above its watermark {watermark}")
             }
             Self::DataLen { said, sum } => {
-                write!(f, "message says it has {said} bytes of data, but its requests have {sum}")
+                write!(
+                    f,
+                    "message says it has {said} bytes of data, but its requests have {sum}"
+                )
             }
             Self::Name(why) => fmt::Display::fmt(why, f),
             Self::Config(why) => fmt::Display::fmt(why, f),
@@ -268,9 +283,42 @@ const _: () = {
 };
 
 impl RawHeader {
+    /// All zero.
+    pub(crate) const EMPTY: Self = Self {
+        magic: [0; 8],
+        version: U16::ZERO,
+        kind: U16::ZERO,
+        len: U32::ZERO,
+        crc: U32::ZERO,
+        reserved: U32::ZERO,
+        pool: [0; 16],
+        member: U16::ZERO,
+        count: U16::ZERO,
+        data_len: U32::ZERO,
+        incarnation: U64::ZERO,
+        generation: U64::ZERO,
+        nonce: U64::ZERO,
+        epoch: U64::ZERO,
+        watermark: U64::ZERO,
+    };
+
+    /// The fields every message has.
+    pub(crate) fn new(kind: Kind, len: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            version: U16::new(PROTOCOL_VERSION),
+            kind: U16::new(kind.wire()),
+            len: U32::new(len),
+            ..Self::EMPTY
+        }
+    }
+
     /// Checks what all messages have in common; returns header, kind and body.
     pub(crate) fn open<C: Crc32c>(bytes: &[u8]) -> Result<(&Self, Kind, &[u8]), WireError> {
-        let short = WireError::Short { len: bytes.len(), need: HEADER_BYTES };
+        let short = WireError::Short {
+            len: bytes.len(),
+            need: HEADER_BYTES,
+        };
         let (raw, body) = Self::ref_from_prefix(bytes).map_err(|_| short)?;
         if raw.magic != MAGIC {
             return Err(WireError::Magic);
@@ -279,7 +327,10 @@ impl RawHeader {
             return Err(WireError::Version(raw.version.get()));
         }
         if usize::try_from(raw.len.get()) != Ok(bytes.len()) {
-            return Err(WireError::Length { said: raw.len.get(), right: bytes.len() });
+            return Err(WireError::Length {
+                said: raw.len.get(),
+                right: bytes.len(),
+            });
         }
         let sum = Sum::of::<C>(body);
         if raw.sum::<C>(&sum) != raw.crc.get() {
@@ -313,7 +364,10 @@ impl RawHeader {
 
     /// The client's generation.
     pub(crate) fn generation(&self) -> Generation {
-        Generation { number: self.generation.get(), nonce: self.nonce.get() }
+        Generation {
+            number: self.generation.get(),
+            nonce: self.nonce.get(),
+        }
     }
 }
 
@@ -321,22 +375,15 @@ impl Header {
     /// Bytes without counts and checksum.
     pub(crate) fn raw(&self, kind: Kind, len: u32) -> RawHeader {
         RawHeader {
-            magic: MAGIC,
-            version: U16::new(PROTOCOL_VERSION),
-            kind: U16::new(kind.wire()),
-            len: U32::new(len),
-            crc: U32::ZERO,
-            reserved: U32::ZERO,
             pool: self.pool.0,
             // At most 32.
             member: U16::new(self.member.get() as u16),
-            count: U16::ZERO,
-            data_len: U32::ZERO,
             incarnation: U64::new(self.incarnation.0),
             generation: U64::new(self.generation.number),
             nonce: U64::new(self.generation.nonce),
             epoch: U64::new(self.epoch.0),
             watermark: U64::new(self.watermark.0),
+            ..RawHeader::new(kind, len)
         }
     }
 

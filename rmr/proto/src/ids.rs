@@ -53,7 +53,10 @@ impl PoolName {
         let place = bytes.get_mut(..name.len()).ok_or(NameError::TooLong)?;
         place.copy_from_slice(name);
         // At most 63, checked by the line above.
-        Ok(Self { bytes, len: name.len() as u8 })
+        Ok(Self {
+            bytes,
+            len: name.len() as u8,
+        })
     }
 
     /// The name as bytes.
@@ -406,7 +409,10 @@ pub struct Generation {
 
 impl Generation {
     /// Before the first promise.
-    pub const NONE: Self = Self { number: 0, nonce: 0 };
+    pub const NONE: Self = Self {
+        number: 0,
+        nonce: 0,
+    };
 
     /// Whether nothing was ever promised.
     pub const fn is_none(&self) -> bool {
@@ -484,7 +490,10 @@ mod tests {
         assert_eq!(PoolName::new(b"a b"), Err(NameError::BadByte(b' ')));
         assert_eq!(PoolName::new("ä".as_bytes()), Err(NameError::BadByte(0xc3)));
         assert_eq!(PoolName::new(&[b'a'; 64]), Err(NameError::TooLong));
-        assert_eq!(PoolName::new(&[b'a'; 63]).map(|n| n.as_bytes().len()), Ok(63));
+        assert_eq!(
+            PoolName::new(&[b'a'; 63]).map(|n| n.as_bytes().len()),
+            Ok(63)
+        );
         let name: PoolName = "vm.7-x".parse().unwrap();
         assert_eq!(name.to_string(), "vm.7-x");
         let mut padded = name.to_padded();
@@ -499,8 +508,14 @@ mod tests {
         let text = "01234567-89ab-cdef-0123-456789abcdef";
         let uuid: Uuid = text.parse().unwrap();
         assert_eq!(uuid.to_string(), text);
-        assert_eq!("0123456789abcdef0123456789abcdef".parse::<Uuid>(), Err(UuidError));
-        assert_eq!("0123456--89ab-cdef-0123-456789abcdef".parse::<Uuid>(), Err(UuidError));
+        assert_eq!(
+            "0123456789abcdef0123456789abcdef".parse::<Uuid>(),
+            Err(UuidError)
+        );
+        assert_eq!(
+            "0123456--89ab-cdef-0123-456789abcdef".parse::<Uuid>(),
+            Err(UuidError)
+        );
         assert!(!Uuid::from_random([0; 16]).is_nil());
         assert_eq!(Uuid::NIL.non_nil(), None);
     }

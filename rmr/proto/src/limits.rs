@@ -4,7 +4,14 @@
 
 use core::error::Error;
 use core::fmt;
+use core::mem::size_of;
 use core::ops::BitOr;
+use zerocopy::little_endian::U32;
+use zerocopy_derive::FromBytes;
+use zerocopy_derive::Immutable;
+use zerocopy_derive::IntoBytes;
+use zerocopy_derive::KnownLayout;
+use zerocopy_derive::Unaligned;
 
 /// Features of a store, a set of bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -175,11 +182,60 @@ impl Limits {
 
 impl fmt::Display for LimitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} bytes is not possible", self.field, self.value)
+        write!(
+            f,
+            "the limits have an impossible {} of {}",
+            self.field, self.value
+        )
     }
 }
 
 impl Error for LimitsError {}
+
+/// The same as bytes.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawLimits {
+    logical_block: U32,
+    physical_block: U32,
+    io_min: U32,
+    io_opt: U32,
+    max_write_zeroes: U32,
+    features: U32,
+}
+
+const _: () = assert!(size_of::<RawLimits>() == 24);
+
+impl RawLimits {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            logical_block: U32::new(limits.logical_block),
+            physical_block: U32::new(limits.physical_block),
+            io_min: U32::new(limits.io_min),
+            io_opt: U32::new(limits.io_opt),
+            max_write_zeroes: U32::new(limits.max_write_zeroes),
+            features: U32::new(limits.features.bits()),
+        }
+    }
+
+    pub(crate) fn get(&self) -> Result<Limits, LimitsError> {
+        let bits = self.features.get();
+        let features = Features::from_bits(bits).ok_or(LimitsError {
+            field: "feature bits",
+            value: bits,
+        })?;
+        let limits = Limits {
+            logical_block: self.logical_block.get(),
+            physical_block: self.physical_block.get(),
+            io_min: self.io_min.get(),
+            io_opt: self.io_opt.get(),
+            max_write_zeroes: self.max_write_zeroes.get(),
+            features,
+        };
+        limits.check()?;
+        Ok(limits)
+    }
+}
 
 #[cfg(test)]
 pub(crate) mod tests {

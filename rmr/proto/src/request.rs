@@ -73,7 +73,7 @@ impl Flags {
 
     /// The flags that are on.
     pub const fn new(fua: bool, unmap: bool) -> Self {
-        Self(fua as u8 * Self::FUA.0 | unmap as u8 * Self::UNMAP.0)
+        Self((fua as u8 * Self::FUA.0) | (unmap as u8 * Self::UNMAP.0))
     }
 
     /// The bits.
@@ -164,7 +164,14 @@ impl Request {
     /// Whether the request makes sense by itself. Says nothing of the size of the volume.
     #[inline]
     pub const fn check(&self) -> Result<(), RequestError> {
-        let Self { op, flags, seq, offset, len, .. } = *self;
+        let Self {
+            op,
+            flags,
+            seq,
+            offset,
+            len,
+            ..
+        } = *self;
         let allowed = match op {
             Op::Read | Op::Flush => 0,
             Op::Write => Flags::FUA.0,
@@ -206,10 +213,15 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Op(op) => write!(f, "unknown operation {op}"),
-            Self::Flags { op, flags } => write!(f, "flags {flags:#x} do not go with operation {op:?}"),
+            Self::Flags { op, flags } => {
+                write!(f, "flags {flags:#x} do not go with operation {op:?}")
+            }
             Self::Reserved => f.write_str("reserved bytes are not zero"),
             Self::Unaligned { offset, len } => {
-                write!(f, "offset {offset} or length {len} is not a multiple of {SECTOR_BYTES}")
+                write!(
+                    f,
+                    "offset {offset} or length {len} is not a multiple of {SECTOR_BYTES}"
+                )
             }
             Self::Length { op, len } => write!(f, "operation {op:?} with a length of {len}"),
             Self::Offset(offset) => write!(f, "impossible offset {offset}"),

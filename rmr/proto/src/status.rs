@@ -191,6 +191,10 @@ mod tests {
         }
         assert_eq!(Status::from_errno(-104), Status::Disconnected);
         assert_eq!(Status::from_errno(-61), Status::Medium);
-        assert!(Status::InstallFirst.is_refusal() && !Status::Medium.is_refusal() && !Status::Ok.is_refusal());
+        assert!(
+            Status::InstallFirst.is_refusal()
+                && !Status::Medium.is_refusal()
+                && !Status::Ok.is_refusal()
+        );
     }
 }

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Any message a member can get.
+
+use crate::batch::Batch;
+use crate::control::Control;
+use crate::crc::Crc32c;
+use crate::header::RawHeader;
+use crate::header::WireError;
+
+/// A message that was received and checked.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no allocation here, and few are ever alive"
+)]
+pub enum Message<'a> {
+    /// A batch of requests.
+    Io(Batch<'a>),
+    /// A control message.
+    Control(Control),
+}
+
+impl<'a> Message<'a> {
+    /// Checks `bytes`, which are untrusted, as one whole message of any kind. On the IO path prefer
+    /// [`Batch::parse`], whose result is small.
+    pub fn parse<C: Crc32c>(bytes: &'a [u8]) -> Result<Self, WireError> {
+        let (raw, kind, body) = RawHeader::open::<C>(bytes)?;
+        if kind.is_io() {
+            Batch::from_parts(raw, kind, body).map(Self::Io)
+        } else {
+            Control::from_parts(raw, kind, body).map(Self::Control)
+        }
+    }
+}
