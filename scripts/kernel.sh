@@ -47,7 +47,7 @@ in_root || exec "$RMR_TOP/scripts/enter" "$0" "$@"
 resolve() {
 	local packages release image version
 	step "looking up the kernel '$select' in the archive"
-	apt-get -qq update >&2 || return
+	apt-get -qq update --error-on=any >&2 || return
 	packages=$(apt-cache pkgnames linux-)
 	# Sorted by version, not by signed or unsigned: a newer kernel wins, then the signed image.
 	while read -r release; do
@@ -96,7 +96,7 @@ mkdir -p "$dir/pkg"
 base=${release%-amd64}
 series=${release%.[0-9]*+*}
 
-debs=$RMR_CACHE/debs-$release
+debs=$RMR_CACHE/debs-${dir##*/}
 mkdir -p "$debs"
 packages=(
 	"linux-base-$release" "linux-headers-$release" "linux-headers-$base-common" "linux-kbuild-$base"
