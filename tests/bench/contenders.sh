@@ -118,7 +118,7 @@ md_down() {
 brmr_up() {
 	BACKING_DEVICE=$backing bash -c '
 		. "$1/tests/lib.sh"
-		. "$1/tests/vm/pool.sh"
+		. "$1/tests/pool.sh"
 		pool_up bench 2 '"$((backing_mib - 32))M"' >&2
 		pool_device bench' brmr_up "$top"
 }
@@ -126,7 +126,7 @@ brmr_up() {
 brmr_down() {
 	bash -c '
 		. "$1/tests/lib.sh"
-		. "$1/tests/vm/pool.sh"
+		. "$1/tests/pool.sh"
 		pool_down bench
 		unload_all' brmr_down "$top" >&2
 }

@@ -10,6 +10,7 @@
 mod device;
 mod digest;
 mod fill;
+mod layout;
 mod model;
 mod pattern;
 mod random;
@@ -79,6 +80,8 @@ enum Mode {
         #[command(flatten)]
         options: digest::Options,
     },
+    /// Print where on a storage node's device the data area lies.
+    Layout { device: PathBuf },
 }
 
 /// The device and the part of it to work on.
@@ -113,8 +116,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text} is too large"))
 }
 
-fn run(mode: &Mode) -> Result<Report> {
-    match mode {
+/// Runs a mode; `None` if it has nothing to report.
+fn run(mode: &Mode) -> Result<Option<Report>> {
+    let report = match mode {
         Mode::Model { target, options } => {
             let device = Device::open(&target.device, true)?;
             random::run(
@@ -150,19 +154,23 @@ fn run(mode: &Mode) -> Result<Report> {
         }
         Mode::Digest { target, options } => {
             let device = Device::open(&target.device, false)?;
-            digest::run(
-                &device,
-                device.window(target.offset_base, target.span)?,
-                options,
-            )
+            let window = device.window(target.offset_base, target.span)?;
+            digest::run(&device, window, options)?;
+            return Ok(None);
         }
-    }
+        Mode::Layout { device } => {
+            layout::run(&Device::open(device, false)?)?;
+            return Ok(None);
+        }
+    };
+    report.map(Some)
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli.mode) {
-        Ok(report) => report.print(cli.json),
+        Ok(Some(report)) => report.print(cli.json),
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("rmr-iotest: {error:#}");
             ExitCode::FAILURE

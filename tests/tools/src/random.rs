@@ -310,7 +310,7 @@ pub fn run(device: &Device, window: Span, options: &Options) -> Result<Report> {
             ops_left: &ops_left,
             stop: AtomicBool::new(false),
         };
-        let part = run_phase(&phase, seed ^ u64::from(number) << 32);
+        let part = run_phase(&phase, seed ^ (u64::from(number) << 32));
         report.add(part.with_context(|| format!("phase {number}, {:?}", phase.access))?);
         if report.failed() {
             return Ok(report);

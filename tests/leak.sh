@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# For the test scripts in tests/vm: does a machine hold more kernel memory and objects after many rounds of something than
+# after few? Slab caches are looked at one by one, which shows a leak of one small object per round; page, percpu and
+# vmalloc memory as sums; module references, RTRS sessions and RDMA objects must be back at where they were.
+
+# Kernel memory, in KiB, that may be gained without a leak: what was counted lazily, or grew to its working size.
+leak_allowed_kib=1024
+
+# Caches of the machine's own bookkeeping, which grow and shrink with every login.
+leak_own_caches='dentry|.*inode_cache|filp|cred|task_struct|pid|signal_cache|sighand_cache|files_cache|vm_area_struct'
+leak_own_caches+='|maple_node|anon_vma.*|mm_struct|radix_tree_node|buffer_head|names_cache|vmap_area|lsm_.*|proc_dir_entry'
+leak_own_caches+='|skbuff_.*|sock_.*|UNIX|TCP.*|UDP.*|PING|perf_event|kmalloc-rcl-.*|key_jar|pde_opener|seq_file|ovl_.*'
+
+# leak_snapshot VM: prints "KIND NAME VALUE" lines.
+leak_snapshot() {
+	# shellcheck disable=SC2016 # for the VM's shell
+	vm "$1" 'sync; echo 3 > /proc/sys/vm/drop_caches
+		for s in /sys/kernel/slab/*/shrink; do echo 1 > $s; done 2> /dev/null
+		sleep 1
+		for s in /sys/kernel/slab/*/shrink; do echo 1 > $s; done 2> /dev/null
+		awk "NR > 2 { print \"slab\", \$1, \$2 }" /proc/slabinfo
+		awk "/^(SUnreclaim|Percpu|VmallocUsed|KernelStack)/ { sub(\":\", \"\"); print \"kib\", \$1, \$2 }" /proc/meminfo
+		for m in brmr rmr rtrs_client rtrs_server rtrs_core; do
+			if [ -d /sys/module/$m ]; then echo exact refs-$m $(cat /sys/module/$m/refcnt); fi
+		done
+		for c in rtrs-client rtrs-server; do
+			echo exact $c $(ls /sys/class/$c 2> /dev/null | grep -vcx ctl)
+		done
+		rdma resource show | awk "{ for (i = 3; i < NF; i += 2) print \"exact\", \$2 \$i, \$(i + 1) }"'
+}
+
+# leak_compare BEFORE AFTER ROUNDS: prints what grew, and fails if that is a leak. One object per round is one.
+leak_compare() {
+	awk -v rounds="$3" -v allowed="$leak_allowed_kib" -v own="^($leak_own_caches)\$" '
+		NR == FNR { before[$1, $2] = $3; next }
+		{ grown = $3 - before[$1, $2] }
+		$1 == "exact" && grown != 0 { print $2 ": " before[$1, $2] + 0 " before, " $3 " after"; leak = 1 }
+		$1 == "kib" && grown > allowed { print $2 " grew by " grown " KiB"; leak = 1 }
+		$1 == "slab" && grown >= rounds && $2 !~ own { print "slab " $2 " grew by " grown " objects"; leak = 1 }
+		END { exit leak }' "$1" "$2"
+}
+
+# leak_begin FOLDER; leak_end FOLDER ROUNDS: of all machines.
+leak_begin() {
+	local name
+	for name in $(vms); do
+		leak_snapshot "$name" > "$1/$name.before"
+	done
+}
+
+leak_end() {
+	local name leak=0
+	for name in $(vms); do
+		leak_snapshot "$name" > "$1/$name.after"
+		leak_compare "$1/$name.before" "$1/$name.after" "$2" | sed "s/^/$name: /" || leak=1
+	done
+	return "$leak"
+}

@@ -1,0 +1,276 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# For the test scripts in tests/vm, on top of tests/lib.sh: pools and their devices on the cluster, brought up with
+# nothing but the sysfs writes that the administrator's guide names, and looked at from outside.
+#
+# The backing device of every node is $POOL_BACKING (default /dev/vda); a script may override it for one node by setting
+# pool_backing[K]. All functions fail, under set -e, with the first command that fails.
+#
+# To be sourced after lib.sh, which defines tests_top. Commands in single quotes are for the shell of a VM.
+# shellcheck disable=SC2016,SC2154
+
+rmr_client=/sys/class/rmr-client
+rmr_server=/sys/class/rmr-server
+brmr_client=/sys/class/brmr-client
+brmr_server=/sys/class/brmr-server
+
+# Longest time that any administrative command may take.
+admin_seconds=60
+
+declare -A pool_backing=()
+# Sysfs writes since the last pool_up began.
+pool_writes=0
+
+backing() {
+	echo "${pool_backing[$1]:-${POOL_BACKING:-/dev/vda}}"
+}
+
+# within SECONDS VM CMD...: as vm, but a command that takes longer counts as hung.
+within() {
+	local seconds=$1 status=0
+	timeout "$seconds" "$tests_top/scripts/vm" "${@:2}" || status=$?
+	((status != 124)) || fail "hangs for $seconds s on $2: ${*:3}"
+	return "$status"
+}
+
+# sysfs_write VM FILE TEXT
+sysfs_write() {
+	pool_writes=$((pool_writes + 1))
+	within "$admin_seconds" "$1" "echo $(printf %q "$3") > $(printf %q "$2")"
+}
+
+# sysfs_read VM FILE
+sysfs_read() {
+	within "$admin_seconds" "$1" "cat $(printf %q "$2")"
+}
+
+# bytes SIZE: of a size with K, M, G or T.
+bytes() {
+	numfmt --from=iec "$1"
+}
+
+sectors() {
+	echo $(($(bytes "$1") / 512))
+}
+
+# address K [FAMILY]: RTRS address of a node.
+address() {
+	case ${2-4} in
+	4) echo "ip:10.77.1.$1" ;;
+	6) echo "ip:fd77:1::$1" ;;
+	esac
+}
+
+load_client() {
+	within "$admin_seconds" client modprobe brmr-client
+}
+
+load_node() {
+	within "$admin_seconds" "node$1" modprobe brmr-server
+}
+
+load_all() {
+	local k
+	load_client
+	for ((k = 1; k <= $1; k++)); do
+		load_node "$k"
+	done
+}
+
+unload_all() {
+	local name
+	for name in $(vms); do
+		within "$admin_seconds" "$name" 'for m in brmr rmr rtrs_client rtrs_server rtrs_core; do
+			[ ! -d /sys/module/$m ] || rmmod $m || exit; done'
+	done
+}
+
+#
+# The steps of a bring-up, one sysfs write each.
+#
+
+# Makes a node's backing device empty, so that all legs begin equal: as new.
+wipe_backing() {
+	local dev
+	dev=$(backing "$1")
+	node "$1" "wipefs --quiet --all --force $dev; blkdiscard --force --zeroout $dev 2> /dev/null ||
+		dd if=/dev/zero of=$dev bs=1M oflag=direct status=none || :"
+}
+
+# node_join POOL K
+node_join() {
+	sysfs_write "node$2" "$rmr_server/ctl/join_pool" "poolname=$1 member_id=$2"
+}
+
+# node_store POOL K SIZE [OPTION...]
+node_store() {
+	local dev
+	dev=$(backing "$2")
+	sysfs_write "node$2" "$brmr_server/ctl/create_store" \
+		"device=$dev pool=$1 mapped_size=$(sectors "$3")${4:+ ${*:4}}"
+}
+
+# client_join POOL [OPTION...]
+client_join() {
+	sysfs_write client "$rmr_client/ctl/join_pool" "poolname=$1${2:+ ${*:2}}"
+}
+
+# client_leg POOL K [FAMILY]
+client_leg() {
+	sysfs_write client "$rmr_client/pools/$1/add_sess" "sessname=node$2 path=$(address "$2" "${3-4}")"
+}
+
+# client_map POOL
+client_map() {
+	sysfs_write client "$brmr_client/ctl/map_device" "pool=$1"
+}
+
+#
+# Pools.
+#
+
+# pool_device POOL: the device on the client; empty if there is none.
+pool_device() {
+	client 'for d in /sys/block/brmr*; do
+		[ -e $d/brmr/pool ] && [ "$(cat $d/brmr/pool)" = '"$1"' ] && echo /dev/${d##*/}; done; :'
+}
+
+# pool_up NAME LEGS SIZE [STORE-OPTION...]: from nothing to a device; wipes the backing devices first.
+pool_up() {
+	local name=$1 legs=$2 size=$3 k
+	shift 3
+	load_all "$legs"
+	for ((k = 1; k <= legs; k++)); do
+		wipe_backing "$k"
+	done
+	pool_writes=0
+	for ((k = 1; k <= legs; k++)); do
+		node_join "$name" "$k"
+		node_store "$name" "$k" "$size" "$@"
+	done
+	client_join "$name"
+	for ((k = 1; k <= legs; k++)); do
+		client_leg "$name" "$k"
+	done
+	client_map "$name"
+	wait_for 20 client "[ -b '$(pool_device "$name")' ]"
+}
+
+# device_unmap POOL
+device_unmap() {
+	local dev
+	dev=$(pool_device "$1")
+	[[ -z $dev ]] || sysfs_write client "$brmr_client/devices/${dev##*/}/unmap_device" 1
+}
+
+# client_leave POOL: with all its legs.
+client_leave() {
+	if client "[ -d $rmr_client/pools/$1 ]"; then
+		sysfs_write client "$rmr_client/pools/$1/leave_pool" 1
+	fi
+}
+
+# store_remove POOL K: takes the store away; what is on the disk stays.
+store_remove() {
+	if node "$2" "[ -d $brmr_server/stores/$1 ]"; then
+		sysfs_write "node$2" "$brmr_server/stores/$1/remove_store" 1
+	fi
+}
+
+# node_leave POOL K
+node_leave() {
+	if node "$2" "[ -d $rmr_server/pools/$1 ]"; then
+		sysfs_write "node$2" "$rmr_server/pools/$1/leave_pool" 1
+	fi
+}
+
+# pool_down NAME: whatever there is of a pool; what is on the disks stays.
+pool_down() {
+	local name k
+	device_unmap "$1"
+	client_leave "$1"
+	for name in $(nodes); do
+		k=${name#node}
+		store_remove "$1" "$k"
+		node_leave "$1" "$k"
+	done
+}
+
+#
+# Looking at the nodes' devices.
+#
+
+# data_offset POOL K: where the data area begins on a node's backing device, in bytes.
+data_offset() {
+	node "$2" "rmr-iotest layout $(backing "$2")" | sed -n 's/^data_offset //p'
+}
+
+# device_bytes POOL: size of the device.
+device_bytes() {
+	client blockdev --getsize64 "$(pool_device "$1")"
+}
+
+# flush_device POOL: everything written is at the nodes' devices.
+flush_device() {
+	local dev
+	dev=$(pool_device "$1")
+	client "sync; blockdev --flushbufs $dev"
+}
+
+# data_digest POOL K SIZE: checksums of a node's data area.
+data_digest() {
+	local offset
+	offset=$(data_offset "$1" "$2")
+	node "$2" "rmr-iotest digest $(backing "$2") --offset-base $offset --span $3"
+}
+
+# compare_data_areas POOL [SIZE]: fails unless the data areas of all legs are byte for byte equal. With the pool's device
+# gone, the size has to be given. /dev/vda of a node is a file here, which is compared as such; other backing devices are
+# compared by checksums of every MiB.
+compare_data_areas() {
+	local size=${2-} legs k
+	if [[ -z $size ]]; then
+		size=$(device_bytes "$1")
+		flush_device "$1"
+	fi
+	size=$(bytes "$size")
+	read -r -a legs <<< "$(pool_legs "$1" | paste -s -d ' ')"
+	((${#legs[@]} > 0)) || fail "pool $1 has no legs"
+	for k in "${legs[@]:1}"; do
+		if [[ $(backing "${legs[0]}") == /dev/vda && $(backing "$k") == /dev/vda ]]; then
+			cmp --ignore-initial="$(data_offset "$1" "${legs[0]}"):$(data_offset "$1" "$k")" --bytes="$size" \
+				"$(cluster disk "node${legs[0]}" data0)" "$(cluster disk "node$k" data0)" ||
+				fail "node$k differs from node${legs[0]}"
+		else
+			diff <(data_digest "$1" "${legs[0]}" "$size") <(data_digest "$1" "$k" "$size") ||
+				fail "node$k differs from node${legs[0]}"
+		fi
+	done
+}
+
+# pool_legs POOL: numbers of the nodes whose backing device holds a store of the pool.
+pool_legs() {
+	local name k
+	for name in $(nodes); do
+		k=${name#node}
+		if node "$k" "rmr-iotest layout $(backing "$k") 2> /dev/null" | grep -qx "pool $1"; then
+			echo "$k"
+		fi
+	done
+}
+
+# sysfs files that are words: pool_state POOL, device_state POOL, leg_state POOL K
+pool_state() {
+	sysfs_read client "$rmr_client/pools/$1/state"
+}
+
+device_state() {
+	local dev
+	dev=$(pool_device "$1")
+	sysfs_read client "$brmr_client/devices/${dev##*/}/state"
+}
+
+leg_state() {
+	sysfs_read client "$rmr_client/pools/$1/sessions/node$2/state"
+}
