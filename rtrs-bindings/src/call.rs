@@ -170,7 +170,7 @@ impl<H: LinkHandler> Session<H> {
     /// Sends the message of a call, as soon as there is a permit.
     fn post(&self, mut message: KBox<Message<Call>>, header: &[u8], deadline: &Deadline) -> Result {
         loop {
-            if let Some(permit) = self.admin_permit() {
+            if let Some(permit) = self.permit() {
                 match self.send(permit, message, Dir::Read, header) {
                     Ok(()) => return Ok(()),
                     Err(refused) if refused.error == EAGAIN || refused.error == ENOMEM => {

@@ -178,13 +178,20 @@ unsafe impl Send for Permit {}
 unsafe impl Sync for Permit {}
 
 impl Permit {
-    fn take(core: &Core, kind: raw::rtrs_clt_con_type) -> Option<Self> {
+    /// For one of the connections for IO, always. The one for administration has a send queue that a server with
+    /// `always_invalidate` fills with 257 answers to READs, before the first of them asks for a completion: hardware
+    /// that frees its queue only then would break the connection.
+    fn take(core: &Core) -> Option<Self> {
         if !core.enter() {
             return None;
         }
         // SAFETY: We are inside the gate, so the session is open. Does not sleep.
         let permit = NonNull::new(unsafe {
-            raw::rtrs_clt_get_permit(core.clt(), kind, raw::wait_type_RTRS_PERMIT_NOWAIT)
+            raw::rtrs_clt_get_permit(
+                core.clt(),
+                raw::rtrs_clt_con_type_RTRS_IO_CON,
+                raw::wait_type_RTRS_PERMIT_NOWAIT,
+            )
         });
         if permit.is_none() {
             core.leave();
@@ -384,12 +391,7 @@ impl<H: LinkHandler> Session<H> {
     /// A permit, if one is free and the session is not closed. Any context.
     #[inline]
     pub fn permit(&self) -> Option<Permit> {
-        Permit::take(&self.inner.core, raw::rtrs_clt_con_type_RTRS_IO_CON)
-    }
-
-    /// A permit for a request that should not queue up behind IO, if one is free. Any context.
-    pub fn admin_permit(&self) -> Option<Permit> {
-        Permit::take(&self.inner.core, raw::rtrs_clt_con_type_RTRS_ADMIN_CON)
+        Permit::take(&self.inner.core)
     }
 
     /// Sends a request: `header`, which is copied, and the data of `message`. On success the message comes back
@@ -525,7 +527,7 @@ impl<H: LinkHandler> Drop for Session<H> {
             // The worker may run after the module would have been unloaded.
             // SAFETY: Only counts.
             unsafe { raw::rtrs_rs_pin_module() };
-            workqueue::system_unbound().enqueue(inner);
+            workqueue::system_long().enqueue(inner);
         }
     }
 }
