@@ -15,7 +15,6 @@ leak_own_caches+='|skbuff_.*|sock_.*|UNIX|TCP.*|UDP.*|PING|perf_event|kmalloc-rc
 
 # leak_snapshot VM: prints "KIND NAME VALUE" lines.
 leak_snapshot() {
-	# shellcheck disable=SC2016 # for the VM's shell
 	vm "$1" 'sync; echo 3 > /proc/sys/vm/drop_caches
 		for s in /sys/kernel/slab/*/shrink; do echo 1 > $s; done 2> /dev/null
 		sleep 1

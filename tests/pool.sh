@@ -7,8 +7,8 @@
 # The backing device of every node is $POOL_BACKING (default /dev/vda); a script may override it for one node by setting
 # pool_backing[K]. All functions fail, under set -e, with the first command that fails.
 #
-# To be sourced after lib.sh, which defines tests_top. Commands in single quotes are for the shell of a VM.
-# shellcheck disable=SC2016,SC2154
+# To be sourced after lib.sh, which defines tests_top.
+# shellcheck disable=SC2154
 
 rmr_client=/sys/class/rmr-client
 rmr_server=/sys/class/rmr-server
@@ -19,6 +19,7 @@ brmr_server=/sys/class/brmr-server
 admin_seconds=60
 
 declare -A pool_backing=()
+pool_fresh=
 # Sysfs writes since the last pool_up began.
 pool_writes=0
 
@@ -136,13 +137,14 @@ pool_device() {
 		[ -e $d/brmr/pool ] && [ "$(cat $d/brmr/pool)" = '"$1"' ] && echo /dev/${d##*/}; done; :'
 }
 
-# pool_up NAME LEGS SIZE [STORE-OPTION...]: from nothing to a device; wipes the backing devices first.
+# pool_up NAME LEGS SIZE [STORE-OPTION...]: from nothing to a device; wipes the backing devices first, unless pool_fresh
+# says that they are new.
 pool_up() {
 	local name=$1 legs=$2 size=$3 k
 	shift 3
 	load_all "$legs"
 	for ((k = 1; k <= legs; k++)); do
-		wipe_backing "$k"
+		[[ $pool_fresh ]] || wipe_backing "$k"
 	done
 	pool_writes=0
 	for ((k = 1; k <= legs; k++)); do

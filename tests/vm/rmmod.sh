@@ -1,0 +1,171 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# rmmod in every state: success whenever nothing holds the device open, a refusal otherwise, never a hang, and afterwards
+# everything works again.
+
+. "$(dirname "$0")/../lib.sh"
+need_nodes 2
+. "$(dirname "$0")/../pool.sh"
+
+size=64M
+
+# try_rmmod VM MODULE: prints "gone" or "busy"; anything else, or no answer in time, is a failure.
+try_rmmod() {
+	local out status=0
+	out=$(within "$admin_seconds" "$1" "rmmod $2" 2>&1) || status=$?
+	if ((status == 0)); then
+		vm "$1" "[ ! -d /sys/module/$2 ]" || fail "$2 is still there on $1"
+		echo gone
+	elif [[ $out == *"in use"* || $out == *busy* || $out == *"temporarily unavailable"* ]]; then
+		echo busy
+	else
+		fail "rmmod $2 on $1: $out"
+	fi
+}
+
+# Removes both modules of a VM, which must succeed.
+expect_gone() {
+	equal "$(try_rmmod "$1" brmr)" gone "brmr on $1"
+	equal "$(try_rmmod "$1" rmr)" gone "rmr on $1"
+}
+
+# However the last test left things: all clean, and a device can be had again.
+expect_recovery() {
+	pool_down p
+	unload_all
+	pool_up p 2 "$size"
+	client "rmr-iotest model $(pool_device p) --seconds 2 --span 16M --max-io 256K"
+	pool_down p
+	unload_all
+}
+
+test_nothing_set_up() {
+	load_all 2
+	equal "$(try_rmmod client rmr)" busy "rmr below brmr"
+	expect_gone client
+	expect_gone node1
+}
+
+test_client_joined() {
+	load_client
+	client_join p
+	expect_gone client
+}
+
+test_client_with_legs() {
+	load_all 1
+	wipe_backing 1
+	node_join p 1
+	node_store p 1 "$size"
+	client_join p
+	client_leg p 1
+	expect_gone client
+	expect_recovery
+}
+
+test_client_mapped() {
+	pool_up p 2 "$size"
+	equal "$(try_rmmod client rmr)" busy "rmr below brmr"
+	expect_gone client
+	expect_recovery
+}
+
+test_client_held_open() {
+	local what dev
+	pool_up p 2 "$size"
+	dev=$(pool_device p)
+	cleanup client 'umount /mnt 2> /dev/null; pkill fio; pkill sleep; :'
+	client "sleep 1000 < $dev > /dev/null 2>&1 &"
+	equal "$(try_rmmod client brmr)" busy "held open"
+	client 'pkill sleep; sleep 0.3'
+	client "mkfs.ext4 -q $dev && mount $dev /mnt"
+	equal "$(try_rmmod client brmr)" busy "mounted"
+	client "umount /mnt"
+	client "fio --name=x --filename=$dev --rw=randwrite --bs=4k --iodepth=16 --ioengine=libaio --direct=1 \
+		--time_based --runtime=300 > /dev/null 2>&1 &
+		sleep 2"
+	for what in 1 2 3; do
+		equal "$(try_rmmod client brmr)" busy "under IO, attempt $what"
+	done
+	client 'pkill fio; while pgrep fio > /dev/null; do sleep 0.1; done'
+	expect_gone client
+	expect_recovery
+}
+
+# Commands run while the module goes: they fail or succeed, and the module goes or stays.
+test_client_while_commands_run() {
+	local i
+	pool_up p 2 "$size"
+	device_unmap p
+	for i in 1 2 3 4 5; do
+		client "(for n in 1 2 3; do
+			echo pool=p > $brmr_client/ctl/map_device
+			for d in $brmr_client/devices/brmr*; do echo 1 > \$d/unmap_device; done
+			done > /dev/null 2>&1) & sleep 0.$i"
+		try_rmmod client brmr
+		within 60 client 'wait; while pgrep -f map_device > /dev/null; do sleep 0.1; done'
+		client modprobe brmr-client
+		[[ -z $(pool_device p) ]] || device_unmap p
+	done
+	expect_recovery
+}
+
+test_node_joined() {
+	load_node 1
+	node_join p 1
+	expect_gone node1
+}
+
+test_node_with_store() {
+	load_node 1
+	wipe_backing 1
+	node_join p 1
+	node_store p 1 "$size"
+	expect_gone node1
+	# The disk is free again.
+	node 1 "dd if=/dev/zero of=$(backing 1) bs=4k count=1 oflag=direct,excl status=none"
+}
+
+# A node goes while its client is attached, idle and under IO. It may be refused; whoever is left behind must not hang.
+test_node_with_client() {
+	local io
+	for io in '' yes; do
+		pool_up p 2 "$size"
+		if [[ $io ]]; then
+			client "fio --name=x --filename=$(pool_device p) --rw=randrw --bs=4k --iodepth=8 --ioengine=libaio \
+				--direct=1 --time_based --runtime=10 > /dev/null 2>&1 &
+				sleep 2"
+		fi
+		try_rmmod node1 brmr
+		try_rmmod node1 rmr
+		within 120 client 'while pgrep fio > /dev/null; do sleep 0.2; done'
+		expect_recovery
+	done
+}
+
+# All of the cluster's modules at once, nodes first.
+test_all_at_once() {
+	local name
+	pool_up p 2 "$size"
+	for name in node1 node2 client; do
+		try_rmmod "$name" brmr > "/tmp/rmmod.$$.$name" &
+	done
+	wait
+	rm -f "/tmp/rmmod.$$".*
+	expect_recovery
+}
+
+cleanup unload_all
+cleanup pool_down p
+run_test "nothing set up" test_nothing_set_up
+run_test "client: joined" test_client_joined
+run_test "client: legs added" test_client_with_legs
+run_test "client: device mapped" test_client_mapped
+run_test "client: device held open, mounted, under IO" test_client_held_open
+run_test "client: while commands run" test_client_while_commands_run
+run_test "node: joined" test_node_joined
+run_test "node: with a store" test_node_with_store
+run_test "node: with a client attached" test_node_with_client
+run_test "all machines at once" test_all_at_once
+finish
