@@ -263,8 +263,8 @@ pool_teardown_check()
 			for m in brmr rmr rnbd_client rnbd_server rtrs_client rtrs_server rtrs_core; do
 				[[ ! -d /sys/module/$m ]] || rmmod "$m" || status=1
 			done
-			left=$(ls /sys/block | grep -E "^(dm-|md|rnbd|brmr)"; cat /sys/block/loop*/loop/backing_file
-				grep "^/dev/" /proc/mounts | grep -v " /stock ") 2>/dev/null
+			left=$(ls /sys/block | grep -E "^(dm-|md|rnbd|brmr)"; losetup -a 2>/dev/null
+				grep "^/dev/" /proc/mounts | grep -v " /stock ")
 			[[ -z $left ]] || { echo "$left"; status=1; }
 			exit ${status:-0}' < /dev/null 2>&1 | sed "s/^/$name: /" || clean=1
 	done
