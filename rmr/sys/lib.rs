@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `rmr` and `brmr` need of the kernel and the kernel crate does not have, behind safe
+//! interfaces.
+//!
+//! | file | noun |
+//! | --- | --- |
+//! | [`sysfs`] | classes, directories and their attributes |
+//! | [`gate`] | an object published to hot paths, and taken back when nobody uses it any more |
+//! | [`slots`] | a table of things that are lent out one by one; a cell that keeps a box |
+//! | [`work`] | own workqueues, jobs that run on them now, later or again and again |
+//! | [`lock`] | the spinlock that every context may take, alone and in arrays |
+//! | [`percpu`] | one thing for each CPU, counters |
+//! | [`wait`] | waiting for an event or a condition, with a limit |
+//! | [`padded`] | a value with cache lines of its own |
+//! | [`bh`], [`crc`], [`log`], [`module`], [`rand`], [`time`] | small ones |
+//!
+//! Not here: anything that knows of pools, messages or stores, RTRS (crate `rtrs`) and the block
+//! layer (crate `brmr_sys`).
+//!
+//! Generic code is compiled into whichever module uses it, the rest is part of `rmr.ko`; nothing
+//! here depends on which of the two it is in.
+
+pub mod bh;
+pub mod crc;
+mod ffi;
+pub mod gate;
+pub mod lock;
+pub mod log;
+pub mod module;
+pub mod padded;
+pub mod percpu;
+pub mod rand;
+pub mod slots;
+pub mod sysfs;
+pub mod time;
+pub mod wait;
+pub mod work;
