@@ -18,12 +18,13 @@
 
 use rmr_proto::Epoch;
 use rmr_proto::Generation;
+use rmr_proto::Header;
 use rmr_proto::Incarnation;
 use rmr_proto::MemberId;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 
-/// Whom a message is for: what the client writes into it, and what the member compares it with.
+/// What a member that serves is, and a message to it must name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Pool.
@@ -32,35 +33,39 @@ pub struct Identity {
     pub member: MemberId,
     /// Its run.
     pub incarnation: Incarnation,
-    /// The client.
+    /// Generation of the client it serves.
     pub generation: Generation,
     /// The configuration.
     pub epoch: Epoch,
 }
 
 /// Compares a message with the member that got it. Any context.
-pub fn check(own: &Identity, message: &Identity) -> Result<(), Status> {
-    if own == message {
-        return Ok(());
+pub fn check(own: &Identity, message: &Header) -> Result<(), Status> {
+    // One comparison after the other costs no more than all of them: nearly always all are made.
+    if message.pool != own.pool {
+        Err(Status::WrongUuid)
+    } else if message.member != own.member {
+        Err(Status::WrongMember)
+    } else if message.incarnation != own.incarnation {
+        Err(Status::StaleIncarnation)
+    } else if message.generation != own.generation {
+        Err(other_generation(own.generation, message.generation))
+    } else if message.epoch != own.epoch {
+        Err(if message.epoch < own.epoch {
+            Status::StaleEpoch
+        } else {
+            Status::InstallFirst
+        })
+    } else {
+        Ok(())
     }
-    Err(refusal(own, message))
 }
 
-#[cold]
-fn refusal(own: &Identity, message: &Identity) -> Status {
-    if message.pool != own.pool {
-        Status::WrongUuid
-    } else if message.member != own.member {
-        Status::WrongMember
-    } else if message.incarnation != own.incarnation {
-        Status::StaleIncarnation
-    } else if message.generation.number > own.generation.number {
+/// The answer to a message of generation `message` where `own` is the one to go by, and another.
+pub(crate) fn other_generation(own: Generation, message: Generation) -> Status {
+    if message.number > own.number {
         Status::InstallFirst
-    } else if message.generation != own.generation {
-        Status::StaleGeneration
-    } else if message.epoch < own.epoch {
-        Status::StaleEpoch
     } else {
-        Status::InstallFirst
+        Status::StaleGeneration
     }
 }

@@ -12,6 +12,8 @@
 //! | [`lane`] | client | when requests leave, and how many in one message |
 //! | [`readers`] | client | which member answers a read (R4) |
 //! | [`retry`] | client | what becomes of a request whose message failed (R2) |
+//! | [`attach`] | client | which configuration a pool starts with (R7, R8, R10) |
+//! | [`member`] | member | promise, install, detach (R8) |
 //! | [`admission`] | member | whether a message is for this member, as it is now (R5) |
 //! | [`dedupe`] | member | at most one execution of each write (R5) |
 //! | [`options`] | both | command lines of the administrator |
@@ -27,8 +29,10 @@
 extern crate std;
 
 pub mod admission;
+pub mod attach;
 pub mod dedupe;
 pub mod lane;
+pub mod member;
 pub mod options;
 pub mod overlap;
 pub mod readers;
