@@ -34,7 +34,7 @@ ns_exec()
 		exec "$@"
 	fi
 	if ! pid=$(ns_pid); then
-		echo "no running cluster in RMR_RUN=$RMR_RUN" >&2
+		echo "no running cluster in RMR_RUN=$RMR_RUN (or it is out of sight, inside of scripts/enter)" >&2
 		exit 125
 	fi
 	# The environment that "enter" gives, kept by the top process.
