@@ -42,14 +42,14 @@ pub enum OpenError {
 
 impl From<Error> for OpenError {
     fn from(error: Error) -> Self {
-        match error {
-            e if e == code::ENOENT || e == code::ENOTDIR => Self::Absent,
-            e if e == code::ENXIO || e == code::ENODEV || e == code::ENOMEDIUM => Self::Absent,
-            e if e == code::ENOTBLK => Self::NotBlockDevice,
-            e if e == code::EBUSY => Self::InUse,
+        match error.to_errno().unsigned_abs() {
+            bindings::ENOENT | bindings::ENOTDIR => Self::Absent,
+            bindings::ENXIO | bindings::ENODEV | bindings::ENOMEDIUM => Self::Absent,
+            bindings::ENOTBLK => Self::NotBlockDevice,
+            bindings::EBUSY => Self::InUse,
             // `bdev_file_open_by_path()` says EACCES for a device that is read-only.
-            e if e == code::EACCES || e == code::EROFS => Self::ReadOnly,
-            e => Self::Other(e),
+            bindings::EACCES | bindings::EROFS => Self::ReadOnly,
+            _ => Self::Other(error),
         }
     }
 }
@@ -129,10 +129,8 @@ struct NoIo(c_uint, kernel::types::NotThreadSafe);
 impl NoIo {
     fn enter() -> Self {
         // SAFETY: Undone by `drop` in the same task, as the type cannot be sent.
-        Self(
-            unsafe { ffi::brmr_sys_noio_save() },
-            kernel::types::NotThreadSafe,
-        )
+        let flags = unsafe { ffi::brmr_sys_noio_save() };
+        Self(flags, kernel::types::NotThreadSafe)
     }
 }
 

@@ -13,6 +13,9 @@
 //! | `bdev` | [`BlockDevice`]: an exclusively opened device, synchronous IO |
 //! | `bio` | [`BioSet`]: asynchronous IO with a payload per bio |
 //! | `plug` | [`plugged`] |
+//! | `transport` | data of requests and operations as RTRS knows it |
+//!
+//! With `--cfg brmr_sys_alone`, for tests of this crate, it does without `transport`, and so without RTRS.
 //!
 //! Not here: anything that knows of pools, messages or stores. All `unsafe` of brmr is in this crate.
 
@@ -26,6 +29,8 @@ mod request;
 mod status;
 mod table;
 mod tagset;
+#[cfg(not(brmr_sys_alone))]
+mod transport;
 
 pub use bdev::BlockDevice;
 pub use bdev::DeadWatcher;

@@ -37,7 +37,7 @@ pub enum Op {
 /// Accessed only through the `Request` that owns it, or by blk-mq's completion after it.
 #[repr(C, align(8))]
 pub(crate) struct Pdu {
-    /// Entries in use, `UNMAPPED` before the first `map()`.
+    /// Entries in use, `UNMAPPED` before the first `sg_list()`.
     nents: u32,
     /// What to end the request with.
     status: bindings::blk_status_t,
@@ -236,7 +236,7 @@ impl Request {
     /// # Errors
     ///
     /// `EIO` if the request has more segments than the disk offered, which blk-mq prevents.
-    pub fn map(&mut self) -> Result<SgList> {
+    pub fn sg_list(&mut self) -> Result<SgList> {
         if !matches!(self.op(), Op::Read | Op::Write) {
             return Ok(SgList::EMPTY);
         }
@@ -257,9 +257,49 @@ impl Request {
         })
     }
 
+    /// Copies the data of the request, from byte `skip` of it, to `buf`; returns how many bytes. For drivers that
+    /// do not pass the memory on. Any context.
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::sg_list`].
+    pub fn copy_to(&mut self, skip: u32, buf: &mut [u8]) -> Result<usize> {
+        let list = self.sg_list()?;
+        // SAFETY: The list is that of a request which we own; an empty one is not looked at.
+        Ok(unsafe {
+            bindings::sg_pcopy_to_buffer(
+                list.sg,
+                list.nents,
+                buf.as_mut_ptr().cast(),
+                buf.len(),
+                skip as isize,
+            )
+        })
+    }
+
+    /// Copies `buf` to the data of the request, from byte `skip` of it; else as [`Request::copy_to`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::sg_list`].
+    pub fn copy_from(&mut self, skip: u32, buf: &[u8]) -> Result<usize> {
+        let list = self.sg_list()?;
+        // SAFETY: As in `copy_to`.
+        Ok(unsafe {
+            bindings::sg_pcopy_from_buffer(
+                list.sg,
+                list.nents,
+                buf.as_ptr().cast(),
+                buf.len(),
+                skip as isize,
+            )
+        })
+    }
+
     /// Ends the request. Softirq or process context, any CPU; does not sleep.
     ///
-    /// The memory of [`Request::map`] must not be accessed any more.
+    /// The memory of the request must not be accessed any more, by nobody: its [`SgList`] and what was made of it are
+    /// dead.
     pub fn complete(self, status: BlkStatus) {
         let rq = self.into_raw().as_ptr();
         // SAFETY: We were the owner, so nobody else accesses the driver data.

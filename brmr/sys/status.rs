@@ -6,7 +6,6 @@
 
 use crate::ffi;
 use kernel::bindings;
-use kernel::error::code;
 use kernel::error::Error;
 
 /// Outcome of a request as the block layer understands it.
@@ -37,34 +36,36 @@ pub enum BlkStatus {
 impl BlkStatus {
     /// The status for a negative errno; 0 is `Ok`, whatever has no status of its own is `Io`.
     pub fn from_errno(errno: i32) -> Self {
-        match errno {
+        match errno.unsigned_abs() {
             0 => Self::Ok,
-            e if e == code::EOPNOTSUPP.to_errno() => Self::NotSupported,
-            e if e == code::ETIMEDOUT.to_errno() => Self::Timeout,
-            e if e == code::ENOSPC.to_errno() => Self::NoSpace,
-            e if e == -(bindings::ENOLINK as i32) => Self::Transport,
-            e if e == -(bindings::EREMOTEIO as i32) => Self::Target,
-            e if e == -(bindings::ENODATA as i32) => Self::Medium,
-            e if e == -(bindings::EILSEQ as i32) => Self::Protection,
-            e if e == code::ENODEV.to_errno() => Self::Offline,
+            bindings::EOPNOTSUPP => Self::NotSupported,
+            bindings::ETIMEDOUT => Self::Timeout,
+            bindings::ENOSPC => Self::NoSpace,
+            bindings::ENOLINK => Self::Transport,
+            bindings::EREMOTEIO => Self::Target,
+            bindings::ENODATA => Self::Medium,
+            bindings::EILSEQ => Self::Protection,
+            bindings::ENODEV => Self::Offline,
             _ => Self::Io,
         }
     }
 
     /// The negative errno, 0 for `Ok`.
     pub fn to_errno(self) -> i32 {
-        match self {
+        let errno = match self {
             Self::Ok => 0,
-            Self::NotSupported => code::EOPNOTSUPP.to_errno(),
-            Self::Timeout => code::ETIMEDOUT.to_errno(),
-            Self::NoSpace => code::ENOSPC.to_errno(),
-            Self::Transport => -(bindings::ENOLINK as i32),
-            Self::Target => -(bindings::EREMOTEIO as i32),
-            Self::Medium => -(bindings::ENODATA as i32),
-            Self::Protection => -(bindings::EILSEQ as i32),
-            Self::Offline => code::ENODEV.to_errno(),
-            Self::Io => code::EIO.to_errno(),
-        }
+            Self::NotSupported => bindings::EOPNOTSUPP,
+            Self::Timeout => bindings::ETIMEDOUT,
+            Self::NoSpace => bindings::ENOSPC,
+            Self::Transport => bindings::ENOLINK,
+            Self::Target => bindings::EREMOTEIO,
+            Self::Medium => bindings::ENODATA,
+            Self::Protection => bindings::EILSEQ,
+            Self::Offline => bindings::ENODEV,
+            Self::Io => bindings::EIO,
+        };
+        // All of them are small.
+        -(errno as i32)
     }
 
     /// The block layer's number.
