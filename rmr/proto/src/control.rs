@@ -189,7 +189,8 @@ impl Control {
                 raw.target.flags = U32::new(if *takeover { TAKEOVER } else { 0 });
                 (*generation, Epoch::NONE, Seq::NONE)
             }
-            Self::Install { config, assign, .. } => {
+            Self::Install { to, config, assign } => {
+                check_config(to, config)?;
                 len = MAX_CONTROL_BYTES;
                 raw.target.flags = U32::new(if *assign { ASSIGN } else { 0 });
                 raw.config.set(Some(config))?;
@@ -285,12 +286,7 @@ impl Control {
                 if config.generation != generation || config.epoch != epoch {
                     return Err(WireError::ConfigHeader);
                 }
-                if config
-                    .store(to.member)
-                    .is_some_and(|store| store != to.store)
-                {
-                    return Err(WireError::ConfigHeader);
-                }
+                check_config(&to, &config)?;
                 Self::Install {
                     to,
                     config,
@@ -365,4 +361,12 @@ fn check_target(kind: Kind, raw: &RawHeader, target: &RawTarget) -> Result<(), W
         return Err(WireError::Reserved);
     }
     Ok(())
+}
+
+/// A member is in the table with its own store, or (one that is taken out) not at all.
+fn check_config(to: &Target, config: &Config) -> Result<(), WireError> {
+    match config.store(to.member) {
+        Some(store) if store != to.store => Err(WireError::ConfigHeader),
+        _ => Ok(()),
+    }
 }

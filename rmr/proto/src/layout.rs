@@ -422,7 +422,7 @@ impl RawAreas {
         }
         let all = [superblock, epoch, table, log, bitmaps];
         let areas = || all.iter().flatten();
-        for (index, area) in areas().enumerate() {
+        for area in areas() {
             let end = area.end().ok_or("an area has no end")?;
             if (area.offset | area.len) % BLOCK_BYTES != 0 || area.len == 0 {
                 return Err("an area is not aligned");
@@ -430,8 +430,10 @@ impl RawAreas {
             if area.offset < BLOCK_BYTES || end > data.offset {
                 return Err("an area is outside the metadata");
             }
+        }
+        for (index, area) in areas().enumerate() {
             let overlaps =
-                |other: &Area| other.offset < end && other.end().is_none_or(|e| e > area.offset);
+                |other: &Area| area.end() > Some(other.offset) && other.end() > Some(area.offset);
             if areas().skip(index + 1).any(overlaps) {
                 return Err("two areas overlap");
             }

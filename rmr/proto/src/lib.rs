@@ -33,6 +33,8 @@ mod request;
 mod scan;
 mod status;
 mod superblock;
+#[cfg(test)]
+mod tests;
 
 pub use batch::Batch;
 pub use batch::BatchEncoder;

@@ -164,23 +164,17 @@ impl Scan {
             let Some(at) = signature.offset(self.device_bytes) else {
                 continue;
             };
-            for (place, expected) in (at..).zip(signature.bytes) {
-                if let Some(byte) = byte_at(offset, bytes, place) {
-                    *seen = if byte == *expected {
-                        seen.saturating_add(1)
-                    } else {
-                        WRONG
-                    };
-                }
-                if *seen == WRONG {
-                    break;
-                }
+            for (index, byte) in overlap(offset, bytes, at, signature.bytes.len()) {
+                *seen = match signature.bytes.get(index) {
+                    Some(expected) if byte == expected && *seen != WRONG => seen.saturating_add(1),
+                    _ => WRONG,
+                };
             }
         }
         let name = FIRST_SUPERBLOCK.offset + NAME_OFFSET as u64;
-        for (place, to) in (name..).zip(&mut self.name) {
-            if let Some(byte) = byte_at(offset, bytes, place) {
-                *to = byte;
+        for (index, byte) in overlap(offset, bytes, name, self.name.len()) {
+            if let Some(to) = self.name.get_mut(index) {
+                *to = *byte;
             }
         }
     }
@@ -210,10 +204,14 @@ impl Signature {
     }
 }
 
-/// The byte at `place` of the device, if it is in `bytes`, which are from `offset` on.
-fn byte_at(offset: u64, bytes: &[u8], place: u64) -> Option<u8> {
-    let index = usize::try_from(place.checked_sub(offset)?).ok()?;
-    bytes.get(index).copied()
+/// Those of `bytes`, which are from `offset` of the device on, that lie in the `len` bytes from `at` on; each
+/// with its index there.
+fn overlap(offset: u64, bytes: &[u8], at: u64, len: usize) -> impl Iterator<Item = (usize, &u8)> {
+    let distance =
+        |from: u64, to: u64| usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+    let (skip, first) = (distance(offset, at), distance(at, offset));
+    let inside = bytes.get(skip..).unwrap_or(&[]);
+    (first..len).zip(inside)
 }
 
 /// What the begin of a device holds; `None` if it is blank. To scan in pieces, or to see the end too, use

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+fn areas(layout: &Layout) -> Vec<Area> {
+    let record = |place: Place| Area {
+        offset: place.offset,
+        len: RECORD_BYTES as u64,
+    };
+    let mut all = std::vec![
+        Area {
+            offset: 0,
+            len: 4096
+        },
+        layout.data()
+    ];
+    all.extend(layout.superblock().map(record));
+    all.extend(layout.epoch().map(record));
+    all.extend(layout.member_table());
+    all.extend(layout.activity_log());
+    for id in MemberId::all() {
+        all.extend(layout.bitmap(id));
+    }
+    all
+}
+
+fn check(layout: &Layout, geometry: Geometry) {
+    let mut all = areas(layout);
+    all.sort_by_key(|area| area.offset);
+    for pair in all.windows(2) {
+        assert!(pair[0].end().unwrap() <= pair[1].offset, "{pair:?}");
+    }
+    for area in &all {
+        assert_eq!((area.offset % 4096, area.len % 4096), (0, 0));
+        assert_ne!(area.len, 0);
+    }
+    let data = layout.data();
+    assert_eq!(data.len, geometry.size());
+    assert_eq!(data.offset % MIB, 0);
+    assert_eq!(data.end(), Some(layout.device_bytes()));
+    assert_eq!(layout.superblock()[0], FIRST_SUPERBLOCK);
+    assert_eq!(layout.superblock()[1].offset + 4096, data.offset);
+    assert_eq!(layout.metadata_bytes(), data.offset);
+    for id in MemberId::all() {
+        for copy in layout.bitmap(id) {
+            assert!(copy.len * 8 >= geometry.chunks());
+            assert!((copy.len - 4096) * 8 < geometry.chunks());
+        }
+    }
+}
+
+#[test]
+fn of_all_sizes() {
+    for size in [
+        4096,
+        MIB,
+        4 * MIB,
+        16 * MIB,
+        64 * MIB + 4096,
+        1 << 30,
+        TIB,
+        16 * TIB,
+        MAX_VOLUME_BYTES,
+    ] {
+        for shift in [Geometry::MIN_CHUNK_SHIFT, 16, Geometry::MAX_CHUNK_SHIFT] {
+            let geometry = Geometry::new(size, shift).unwrap();
+            let layout = Layout::compute(u64::MAX, geometry).unwrap();
+            check(&layout, geometry);
+            let exact = layout.device_bytes();
+            assert_eq!(Layout::compute(exact, geometry), Ok(layout));
+            assert!(matches!(
+                Layout::compute(exact - 1, geometry),
+                Err(LayoutError::TooSmall { device, needed, largest })
+                    if device == exact - 1 && needed == exact && largest < size
+            ));
+        }
+    }
+}
+
+#[test]
+fn the_largest_is_the_largest() {
+    for device in [
+        16 * MIB,
+        17 * MIB + 512,
+        1 << 30,
+        TIB + 12345 * 512,
+        16 * TIB,
+        u64::MAX,
+    ] {
+        for shift in [Geometry::MIN_CHUNK_SHIFT, 16, Geometry::MAX_CHUNK_SHIFT] {
+            let largest = Layout::largest(device, shift).unwrap();
+            let geometry = Geometry::new(largest, shift).unwrap();
+            let layout = Layout::compute(device, geometry).unwrap();
+            // On the largest devices there are too many to try each in a test.
+            if device <= 16 * TIB {
+                let second = layout.superblock()[1];
+                assert!(Layout::second_superblocks(device).any(|at| at == second));
+            }
+            if let Ok(larger) = Geometry::new(largest + 4096, shift) {
+                assert!(matches!(
+                    Layout::compute(device, larger),
+                    Err(LayoutError::TooSmall { largest: l, .. }) if l == largest
+                ));
+            }
+        }
+    }
+    assert_eq!(Layout::largest(0, 16), None);
+    assert_eq!(Layout::largest(12 * MIB, 16), None);
+    assert_eq!(Layout::largest(12 * MIB + 4096, 16), Some(4096));
+    assert_eq!(Layout::largest(u64::MAX, 63), None);
+    assert_eq!(Layout::largest(u64::MAX, 26), Some(MAX_VOLUME_BYTES));
+}
+
+#[test]
+fn error_texts() {
+    use std::string::ToString;
+    let geometry = Geometry::new(64 * MIB, 16).unwrap();
+    let error = Layout::compute(64 * MIB, geometry).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the device has 67108864 bytes but 79691776 are needed; at most a volume of 54525952 bytes \
+         (106496 sectors) fits"
+    );
+    let error = Layout::compute(MIB, geometry).unwrap_err();
+    assert!(error
+        .to_string()
+        .ends_with("it is too small for any volume"));
+}
+
+#[test]
+fn places_to_search() {
+    assert_eq!(Layout::second_superblocks(0).count(), 0);
+    assert_eq!(Layout::second_superblocks(12 * MIB).count(), 1);
+    assert!(Layout::second_superblocks(u64::MAX).next().is_some());
+    assert!(Layout::second_superblocks(16 * TIB)
+        .all(|at| at.copy == 1 && (at.offset + 4096) % MIB == 0));
+}
+
+proptest! {
+    #[test]
+    fn of_any_geometry(geometry in any_geometry(), device: u64) {
+        check(&Layout::compute(u64::MAX, geometry).unwrap(), geometry);
+        match Layout::compute(device, geometry) {
+            Ok(layout) => {
+                prop_assert!(layout.device_bytes() <= device);
+                let second = layout.superblock()[1];
+                let found = Layout::second_superblocks(device).take_while(|at| at.offset <= second.offset);
+                // Not all of them: there are too many on the largest devices to try each in a test.
+                if device < 1 << 45 {
+                    prop_assert_eq!(found.last(), Some(second));
+                }
+            }
+            Err(LayoutError::TooSmall { largest, .. }) => prop_assert!(largest < geometry.size()),
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+}

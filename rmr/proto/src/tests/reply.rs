@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use super::*;
+use crate::limits::tests::any_limits;
+
+const HEADER: usize = 24;
+
+prop_compose! {
+    fn any_report()(
+        versions: (u16, u16),
+        pool in any_uuid(),
+        store in any_uuid(),
+        member in any_member(),
+        incarnation in 1u64..,
+        geometry in any_geometry(),
+        limits in any_limits(),
+        promised in prop_oneof![Just(Generation::NONE), any_generation()],
+        installed in proptest::option::of(any_config()),
+        serving: bool,
+        nil: bool,
+    ) -> MemberReport {
+        MemberReport {
+            version_min: versions.0.min(versions.1),
+            version_max: versions.0.max(versions.1),
+            pool: if nil && installed.is_none() { Uuid::NIL } else { pool },
+            store,
+            member,
+            incarnation: Incarnation(incarnation),
+            geometry,
+            limits,
+            promised,
+            serving: serving && installed.is_some(),
+            installed,
+        }
+    }
+}
+
+fn any_status() -> impl Strategy<Value = Status> {
+    (0..Status::ALL.len()).prop_map(|i| Status::ALL[i])
+}
+
+fn any_reply() -> impl Strategy<Value = Reply> {
+    let kind = prop_oneof![
+        Just(Kind::Query),
+        Just(Kind::Promise),
+        Just(Kind::Install),
+        Just(Kind::Detach),
+        Just(Kind::Ping)
+    ];
+    (kind, any_status(), proptest::option::of(any_report()))
+        .prop_filter("a report is needed", |(kind, status, report)| {
+            report.is_some() || !status.is_ok() || !matches!(kind, Kind::Query | Kind::Promise)
+        })
+        .prop_map(|(kind, status, report)| Reply {
+            kind,
+            status,
+            report,
+        })
+}
+
+fn encode(reply: &Reply) -> Vec<u8> {
+    let mut buf = [0x55; REPLY_BYTES];
+    let len = reply.encode::<Host>(&mut buf).unwrap().len();
+    assert!(buf[len..].iter().all(|b| *b == 0));
+    buf[..len].to_vec()
+}
+
+fn report() -> MemberReport {
+    MemberReport {
+        version_min: 1,
+        version_max: 1,
+        pool: Uuid::NIL,
+        store: Uuid([1; 16]),
+        member: member(2),
+        incarnation: Incarnation(3),
+        geometry: Geometry::new(16 << 40, 16).unwrap(),
+        limits: Limits {
+            logical_block: 512,
+            physical_block: 4096,
+            io_min: 4096,
+            io_opt: 0,
+            max_write_zeroes: 1 << 20,
+            features: Features::WRITE_CACHE | Features::DISCARD,
+        },
+        promised: Generation {
+            number: 4,
+            nonce: 5,
+        },
+        installed: None,
+        serving: false,
+    }
+}
+
+fn query() -> Reply {
+    Reply {
+        kind: Kind::Query,
+        status: Status::Ok,
+        report: Some(report()),
+    }
+}
+
+#[test]
+fn bytes_on_the_wire() {
+    let mut expected = Vec::new();
+    expected.extend(b"rmr-rep\0");
+    expected.extend(1u16.to_le_bytes());
+    expected.extend(16u16.to_le_bytes());
+    expected.extend(680u32.to_le_bytes());
+    expected.extend([0; 4]);
+    expected.extend([0, 0, 0, 0]);
+    expected.extend([1, 0, 1, 0, 2, 0, 0, 0]);
+    expected.extend([0; 16]);
+    expected.extend([1; 16]);
+    expected.extend(3u64.to_le_bytes());
+    expected.extend((16u64 << 40).to_le_bytes());
+    expected.extend([16, 0, 0, 0, 0, 0, 0, 0]);
+    for number in [512u32, 4096, 4096, 0, 1 << 20, 5] {
+        expected.extend(number.to_le_bytes());
+    }
+    expected.extend(4u64.to_le_bytes());
+    expected.extend(5u64.to_le_bytes());
+    expected.extend([0; 552]);
+    reseal(&mut expected, HEADER);
+    assert_eq!(encode(&query()), expected);
+}
+
+#[test]
+fn damaged() {
+    let busy = Reply {
+        kind: Kind::Ping,
+        status: Status::Busy,
+        report: None,
+    };
+    for reply in [query(), busy] {
+        let bytes = encode(&reply);
+        let accepts = |bytes: &[u8]| Reply::parse::<Host>(bytes, reply.kind).is_ok();
+        refuses_bit_flips(&bytes, accepts);
+        refuses_truncation(&bytes, HEADER, accepts);
+    }
+    // A buffer nobody wrote to.
+    assert_eq!(
+        Reply::parse::<Host>(&[0; REPLY_BYTES], Kind::Query),
+        Err(WireError::Magic)
+    );
+}
+
+#[test]
+fn refused_fields() {
+    let good = encode(&query());
+    let with = |at: usize, new: &[u8]| {
+        Reply::parse::<Host>(&forged(&good, HEADER, at, new), Kind::Query).unwrap_err()
+    };
+    assert_eq!(
+        Reply::parse::<Host>(&good, Kind::Promise),
+        Err(WireError::Kind(16))
+    );
+    assert_eq!(with(8, &[9]), WireError::Version(9));
+    assert_eq!(
+        with(12, &[0]),
+        WireError::Length {
+            said: 512,
+            right: 680
+        }
+    );
+    assert_eq!(
+        with(12, &[0xff; 4]),
+        WireError::Length {
+            said: u32::MAX,
+            right: 680
+        }
+    );
+    assert_eq!(with(20, &[1, 0]), WireError::Status(1));
+    assert_eq!(with(20, &[0, 2]), WireError::Status(512));
+    assert_eq!(with(22, &[1]), WireError::Reserved);
+    assert_eq!(with(HEADER, &[2]), WireError::Version(2));
+    assert_eq!(with(HEADER + 4, &[0]), WireError::Member(0));
+    assert_eq!(with(HEADER + 4, &[33]), WireError::Member(33));
+    assert_eq!(with(HEADER + 6, &[1]), WireError::Missing("configuration"));
+    assert_eq!(with(HEADER + 6, &[2]), WireError::Flags(2));
+    assert_eq!(
+        with(HEADER + 24, &[0; 16]),
+        WireError::Missing("store UUID")
+    );
+    assert_eq!(
+        with(HEADER + 40, &[0; 8]),
+        WireError::Missing("incarnation")
+    );
+    assert_eq!(
+        with(HEADER + 48, &[0; 8]),
+        WireError::Geometry(GeometryError::Size(0))
+    );
+    assert_eq!(
+        with(HEADER + 56, &[63]),
+        WireError::Geometry(GeometryError::ChunkShift(63))
+    );
+    assert_eq!(with(HEADER + 57, &[1]), WireError::Reserved);
+    assert!(matches!(with(HEADER + 64, &[0, 0]), WireError::Limits(_)));
+    assert!(matches!(with(HEADER + 84, &[64]), WireError::Limits(_)));
+    assert_eq!(
+        with(HEADER + 104, &[1]),
+        WireError::Config(ConfigError::NotEmpty)
+    );
+}
+
+#[test]
+fn encoder_refuses() {
+    let refused = |reply: Reply| reply.encode::<Host>(&mut [0; REPLY_BYTES]).unwrap_err();
+    assert_eq!(
+        refused(Reply {
+            report: None,
+            ..query()
+        }),
+        WireError::Missing("report")
+    );
+    assert_eq!(
+        refused(Reply {
+            kind: Kind::IoRead,
+            ..query()
+        }),
+        WireError::Kind(2)
+    );
+    let nobody = MemberReport {
+        store: Uuid::NIL,
+        ..report()
+    };
+    assert_eq!(
+        refused(Reply {
+            report: Some(nobody),
+            ..query()
+        }),
+        WireError::Missing("store UUID")
+    );
+}
+
+proptest! {
+    #[test]
+    fn round_trip(reply in any_reply(), behind in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let mut bytes = encode(&reply);
+        bytes.extend(behind);
+        prop_assert_eq!(Reply::parse::<Host>(&bytes, reply.kind), Ok(reply));
+    }
+
+    /// Whatever is accepted is what the encoder would have sent.
+    #[test]
+    fn accepted_is_canonical(reply in any_reply(), at in 0usize..680, byte: u8) {
+        let mut bytes = encode(&reply);
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        reseal(&mut bytes, HEADER);
+        if let Ok(reply) = Reply::parse::<Host>(&bytes, reply.kind) {
+            prop_assert_eq!(encode(&reply), bytes);
+        }
+    }
+}
