@@ -25,6 +25,7 @@ pub mod bh;
 pub mod crc;
 mod ffi;
 pub mod gate;
+pub mod global;
 pub mod lock;
 pub mod log;
 pub mod module;

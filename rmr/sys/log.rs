@@ -46,13 +46,13 @@ impl Limit {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! pr_limited {
-    ($print:ident, $format:literal $($arg:tt)*) => {{
+    ($print:ident, $($arg:tt)*) => {{
         static LIMIT: $crate::log::Limit = $crate::log::Limit::new();
         if let Some(left_out) = LIMIT.admit() {
             if left_out > 0 {
                 ::kernel::$print!("{} messages like the next one were left out\n", left_out);
             }
-            ::kernel::$print!($format $($arg)*);
+            ::kernel::$print!($($arg)*);
         }
     }};
 }

@@ -22,6 +22,8 @@
 //! kick                               ─┘       take n from the queue; lane.sent(rest of the queue); send
 //! ```
 
+use core::borrow::Borrow;
+
 /// Boundary at which the data of two requests in one message must meet, and memory of one be contiguous but for
 /// multiples of it: the page of the RDMA device's mappings, which have no gaps.
 pub const GAP: u32 = 4096;
@@ -231,13 +233,13 @@ impl Lane {
     }
 
     /// Counts the message that [`Self::decide`] asked for as in flight. `rest`: what is still queued.
-    pub fn sent<'a>(&mut self, rest: impl IntoIterator<Item = &'a Part>) {
+    pub fn sent(&mut self, rest: impl IntoIterator<Item: Borrow<Part>>) {
         self.in_flight = self.in_flight.saturating_add(1);
         self.queued = self.queued.saturating_sub(u32::from(self.head.requests));
         self.head = Fill::new();
         self.closed = false;
         for part in rest {
-            if self.head.add(&self.caps, part) != Fit::Added {
+            if self.head.add(&self.caps, part.borrow()) != Fit::Added {
                 self.closed = true;
                 return;
             }

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How requests gather into messages, and the messages of one batch on their way.
+//!
+//! A *way* is whom a message goes to: way 0 is all receivers, way 1 + n is leg n alone, for reads. There is a
+//! lane for each CPU and way, and one more for each way that sends requests one by one, for those whose
+//! batch failed. A lane has a few batches; a batch is the same requests to every leg of its way, one message
+//! for each leg. When a batch leaves and how much it takes is the engine's decision (`rmr_engine::lane`);
+//! permits for all legs are taken before anything is sent.
+//!
+//! Locks: a lane's, then a batch's. Nothing is sent or completed under either.
+
+use super::core::Core;
+use super::exception;
+use super::tags::TagList;
+use kernel::prelude::*;
+use rmr_engine::lane;
+use rmr_engine::lane::Caps;
+use rmr_engine::lane::Event;
+use rmr_engine::sync::Guarded;
+use rmr_proto::BatchEncoder;
+use rmr_proto::Status;
+use rmr_proto::MAX_BATCH;
+use rmr_proto::MAX_BATCH_BYTES;
+use rmr_proto::MAX_MEMBERS;
+use rmr_sys::crc::KernelCrc;
+use rmr_sys::gate::Entered;
+use rmr_sys::lock::IrqLocks;
+use rmr_sys::new_irq_locks;
+use rmr_sys::percpu::this_cpu;
+use rtrs::Confirm;
+use rtrs::Dir;
+use rtrs::Errno;
+use rtrs::Message;
+use rtrs::Permit;
+
+/// The way that everything but reads takes.
+pub(crate) const ALL: usize = 0;
+
+/// Batches of a lane.
+const BATCHES: usize = lane::IN_FLIGHT as usize;
+
+/// Where the requests of one CPU and way gather.
+pub(crate) struct Lane {
+    counters: lane::Lane,
+    queue: TagList,
+    /// Batches that are free, by bit.
+    free: u32,
+    /// Batches that are filled but found no permit, by bit.
+    stalled: u32,
+    /// Cursor of the read policy; used in the lanes of way 0 only.
+    pub(crate) turn: u32,
+}
+
+impl Lane {
+    fn new(caps: Caps) -> Self {
+        Self {
+            counters: lane::Lane::new(caps),
+            queue: TagList::new(),
+            free: (1 << BATCHES) - 1,
+            stalled: 0,
+            turn: 0,
+        }
+    }
+
+    /// Requests queued and messages in flight: what the read policy compares.
+    pub(crate) fn load(&self) -> u32 {
+        let in_flight = u32::from(self.counters.in_flight());
+        self.counters.queued().saturating_add(in_flight)
+    }
+}
+
+/// What the confirmation of a message needs to know.
+pub(crate) struct Sent {
+    /// Keeps the data path alive while the message is on its way.
+    core: Option<Entered<Core>>,
+    batch: u32,
+    leg: u32,
+}
+
+/// Requests that travel together.
+pub(crate) struct Batch {
+    tags: [u32; MAX_BATCH],
+    len: usize,
+    /// Messages not confirmed, plus one while they are being sent.
+    pending: u32,
+    /// The first message that failed: to which leg, and how.
+    failure: Option<(usize, Status)>,
+    /// The message to each leg of the way, while it is not on its way.
+    messages: KVec<Option<KBox<Message<Sent>>>>,
+}
+
+/// How the message of a request failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    /// Place of the leg in the configuration.
+    pub(crate) leg: usize,
+    /// What the member, or the transport, said.
+    pub(crate) status: Status,
+    /// Requests in the message.
+    pub(crate) batch: u16,
+}
+
+/// Lanes and batches for `cpus` CPUs and `legs` legs. May sleep.
+pub(crate) fn build(
+    cpus: usize,
+    legs: usize,
+    caps: Caps,
+) -> Result<(IrqLocks<Lane>, IrqLocks<Batch>)> {
+    let ways = 1 + legs;
+    let shared = cpus * ways;
+    let lanes = new_irq_locks!(shared + ways, |index| {
+        let requests = if index < shared { caps.requests } else { 1 };
+        Lane::new(Caps { requests, ..caps })
+    })?;
+    // All messages first: making the locks cannot fail half-way.
+    let count = lanes.len() * BATCHES;
+    let mut made = KVVec::with_capacity(count, GFP_KERNEL)?;
+    for index in (0..count).rev() {
+        let way = index / BATCHES % ways;
+        let width = if way == ALL { legs } else { 1 };
+        let mut messages = KVec::with_capacity(width, GFP_KERNEL)?;
+        for place in 0..width {
+            let sent = Sent {
+                core: None,
+                batch: index as u32,
+                leg: if way == ALL { place } else { way - 1 } as u32,
+            };
+            let message = Message::new(usize::from(caps.segments), sent)?;
+            messages.push(Some(message), GFP_KERNEL)?;
+        }
+        made.push(messages, GFP_KERNEL)?;
+    }
+    let batches = new_irq_locks!(count, |_| Batch {
+        tags: [0; MAX_BATCH],
+        len: 0,
+        pending: 0,
+        failure: None,
+        messages: made.pop().unwrap_or_default(),
+    })?;
+    Ok((lanes, batches))
+}
+
+/// Hands a request that may be sent to a lane of `way`: this CPU's, or the one for single requests.
+pub(crate) fn add(core: &Entered<Core>, way: usize, tag: u32, alone: bool, last: bool) {
+    let set = if alone { core.cpus } else { this_cpu() as usize };
+    let index = set * core.ways() + way;
+    let part = core.part(tag);
+    let fits = core.lanes[index].with(|lane| {
+        let fits = lane.counters.queue(&part);
+        if fits {
+            lane.queue.push(&core.links, tag);
+        }
+        fits
+    });
+    if fits {
+        pump(core, index, Event::Arrival { last });
+    } else {
+        Core::finish(core, tag, Status::Invalid);
+    }
+}
+
+/// Sends what has gathered on this CPU.
+pub(crate) fn kick(core: &Entered<Core>) {
+    let first = this_cpu() as usize * core.ways();
+    for index in first..first + core.ways() {
+        pump(core, index, Event::Kick);
+    }
+}
+
+/// Sends the batches that found no permit. `true` if some still find none.
+pub(crate) fn retry_stalled(core: &Entered<Core>) -> bool {
+    let mut some = false;
+    for index in 0..core.lanes.len() {
+        let stalled = core.lanes[index].with(|lane| core::mem::take(&mut lane.stalled));
+        for slot in (0..BATCHES).filter(|slot| stalled & 1 << slot != 0) {
+            some |= !send(core, index * BATCHES + slot);
+        }
+    }
+    some
+}
+
+/// Sends what the engine wants sent from a lane.
+fn pump(core: &Entered<Core>, index: usize, mut event: Event) {
+    while let Some(batch) = gather(core, index, event) {
+        if !send(core, batch) {
+            exception::stalled(core);
+        }
+        event = Event::Kick;
+    }
+}
+
+/// Moves requests from the queue of a lane to a batch, if it is time to; the index of the batch.
+fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<usize> {
+    core.lanes[index].with(|lane| {
+        let count = usize::from(lane.counters.decide(event)?).min(MAX_BATCH);
+        if lane.free == 0 {
+            return None;
+        }
+        let slot = lane.free.trailing_zeros() as usize;
+        lane.free &= !(1 << slot);
+        let batch = index * BATCHES + slot;
+        core.batches[batch].with(|b| {
+            b.len = 0;
+            b.failure = None;
+            while b.len < count {
+                let Some(tag) = lane.queue.pop(&core.links) else {
+                    break;
+                };
+                b.tags[b.len] = tag;
+                b.len += 1;
+            }
+        });
+        let rest = lane.queue.iter(&core.links).map(|tag| core.part(tag));
+        lane.counters.sent(rest);
+        Some(batch)
+    })
+}
+
+/// Sends a batch; `false` if there are not permits for all of its legs, then it is marked as stalled.
+fn send(core: &Entered<Core>, batch: usize) -> bool {
+    let index = batch / BATCHES;
+    let legs = match index % core.ways() {
+        ALL => 0..core.legs.len(),
+        way => way - 1..way,
+    };
+    let mut permits = [const { None::<Permit> }; MAX_MEMBERS];
+    for (leg, permit) in core.legs[legs.clone()].iter().zip(&mut permits) {
+        *permit = leg.session.permit();
+        if permit.is_none() {
+            // Other lanes, or other pools on the same session, have them all.
+            core.lanes[index].with(|lane| lane.stalled |= 1 << (batch % BATCHES));
+            return false;
+        }
+    }
+    let (tags, len) = core.batches[batch].with(|b| {
+        b.pending = 1 + legs.len() as u32;
+        (b.tags, b.len)
+    });
+    let tags = &tags[..len];
+    let dir = if index % core.ways() == ALL {
+        Dir::Write
+    } else {
+        Dir::Read
+    };
+    let mut body = [0; MAX_BATCH_BYTES];
+    let mut encoder = BatchEncoder::new(&mut body);
+    for &tag in tags {
+        core.with_request(tag, |request| encoder.push(&request.wire()));
+    }
+    for (place, leg) in legs.clone().enumerate() {
+        let message = core.batches[batch].with(|b| b.messages[place].take());
+        let failed = match (message, permits[place].take()) {
+            (Some(mut message), Some(permit)) => {
+                message.clear();
+                for &tag in tags {
+                    core.with_request(tag, |r| r.data.map(|data| message.push_data(&data)));
+                }
+                message.ctx_mut().core = Some(core.again());
+                match encoder.finish::<KernelCrc>(&core.header(leg)) {
+                    Ok(header) => match core.legs[leg].session.send(permit, message, dir, header) {
+                        Ok(()) => None,
+                        Err(refused) => {
+                            put_back(core, refused.message);
+                            Some(Status::Disconnected)
+                        }
+                    },
+                    Err(_) => {
+                        put_back(core, message);
+                        Some(Status::Invalid)
+                    }
+                }
+            }
+            _ => Some(Status::Disconnected),
+        };
+        if let Some(status) = failed {
+            settle(core, batch, Some((leg, status)));
+        }
+    }
+    settle(core, batch, None);
+    true
+}
+
+/// Parks a message that is not on its way any more.
+fn put_back(core: &Core, mut message: KBox<Message<Sent>>) {
+    message.ctx_mut().core = None;
+    let (batch, leg) = (message.ctx().batch as usize, message.ctx().leg as usize);
+    core.batches[batch].with(|b| {
+        let place = if b.messages.len() == 1 { 0 } else { leg };
+        b.messages[place] = Some(message);
+    });
+}
+
+impl Confirm for Sent {
+    fn confirmed(mut message: KBox<Message<Self>>, permit: Permit, result: Result<(), Errno>) {
+        drop(permit);
+        let sent = message.ctx_mut();
+        let Some(core) = sent.core.take() else {
+            return;
+        };
+        let (batch, leg) = (sent.batch as usize, sent.leg as usize);
+        let failure = result
+            .err()
+            .map(|errno| (leg, Status::from_errno(i32::from(errno.number()))));
+        put_back(&core, message);
+        if settle(&core, batch, failure) {
+            // What gathered meanwhile leaves together.
+            pump(&core, batch / BATCHES, Event::Completion);
+        }
+    }
+}
+
+/// One message of a batch is over, or the sending of all; the last one ends the batch: `true`.
+fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) -> bool {
+    let over = core.batches[batch].with(|b| {
+        b.failure = b.failure.or(failure);
+        b.pending -= 1;
+        (b.pending == 0).then(|| (b.tags, b.len, b.failure))
+    });
+    let Some((tags, len, failure)) = over else {
+        return false;
+    };
+    core.lanes[batch / BATCHES].with(|lane| {
+        lane.counters.completed();
+        lane.free |= 1 << (batch % BATCHES);
+    });
+    for &tag in &tags[..len] {
+        match failure {
+            None => Core::finish(core, tag, Status::Ok),
+            Some((leg, status)) => {
+                let failure = Failure {
+                    leg,
+                    status,
+                    // At most MAX_BATCH.
+                    batch: len as u16,
+                };
+                exception::failed(core, tag, failure);
+            }
+        }
+    }
+    true
+}

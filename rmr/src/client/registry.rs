@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All pools and sessions of this host, as a client.
+//!
+//! The registry's lock is held while a session is opened or closed, so that a name means one session; it is
+//! never taken on the data path.
+
+use super::pool::Pool;
+use super::session::Session;
+use super::sysfs;
+use crate::refuse;
+use crate::refuse::text;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::sync::Mutex;
+use rmr_proto::PoolName;
+use rmr_sys::global::Global;
+use rmr_sys::sysfs::Dir;
+use rmr_sys::work::Queue;
+use rtrs::PathAddr;
+
+/// The registry, while the module is loaded.
+static REGISTRY: Global<Registry> = Global::new();
+
+/// A session and who uses it.
+struct Shared {
+    session: Arc<Session>,
+    /// Members, of any pool, that are reached through it.
+    users: u32,
+    dir: Dir<Session>,
+}
+
+struct Inner {
+    pools: KVec<Arc<Pool>>,
+    sessions: KVec<Shared>,
+}
+
+/// See the head of the file.
+#[pin_data]
+pub(crate) struct Registry {
+    pools_dir: Dir<()>,
+    sessions_dir: Dir<()>,
+    /// Where exceptions of the data path are worked on.
+    pub(crate) queue: Arc<Queue>,
+    #[pin]
+    inner: Mutex<Inner>,
+}
+
+impl Registry {
+    /// Makes the registry and makes it known. `pools_dir` and `sessions_dir` are where their directories go.
+    pub(crate) fn start(pools_dir: Dir<()>, sessions_dir: Dir<()>) -> Result<Arc<Self>> {
+        let queue = Queue::new(c"rmr-client", rmr_sys::work::Flags::UNBOUND | rmr_sys::work::Flags::MEM_RECLAIM)?;
+        let registry = Arc::pin_init(
+            pin_init!(Self {
+                pools_dir,
+                sessions_dir,
+                queue,
+                inner <- new_mutex!(Inner {
+                    pools: KVec::new(),
+                    sessions: KVec::new(),
+                }),
+            }),
+            GFP_KERNEL,
+        )?;
+        REGISTRY.set(registry.clone());
+        Ok(registry)
+    }
+
+    /// The registry. `ENODEV` while the module is being unloaded.
+    pub(crate) fn get() -> Result<Arc<Self>> {
+        REGISTRY.get().ok_or(ENODEV)
+    }
+
+    /// Leaves all pools, which closes all sessions. Nothing has a volume open: such a module would use this one.
+    pub(crate) fn stop(&self) {
+        REGISTRY.clear();
+        loop {
+            let pool = self.inner.lock().pools.pop();
+            match pool {
+                Some(pool) => pool.dismantle(self),
+                None => break,
+            }
+        }
+    }
+
+    /// The pool `name`.
+    pub(crate) fn find(&self, name: &PoolName) -> Option<Arc<Pool>> {
+        let inner = self.inner.lock();
+        inner.pools.iter().find(|p| p.name == *name).cloned()
+    }
+
+    /// Creates the pool `name`. `EEXIST` if there is one.
+    pub(crate) fn join(&self, name: PoolName, chunk_size: Option<u64>) -> Result {
+        let mut inner = self.inner.lock();
+        if inner.pools.iter().any(|p| p.name == name) {
+            return Err(refuse!(
+                EEXIST,
+                "join_pool: pool {} has been joined already; leave it first or use it",
+                name
+            ));
+        }
+        inner.pools.reserve(1, GFP_KERNEL)?;
+        let pool = Pool::new(name, chunk_size, &self.pools_dir)?;
+        inner.pools.push(pool, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Forgets `pool` and takes it apart. `EBUSY` while it has a volume.
+    pub(crate) fn leave(&self, pool: &Arc<Pool>) -> Result {
+        pool.close_down()?;
+        let mut inner = self.inner.lock();
+        let place = inner.pools.iter().position(|p| Arc::ptr_eq(p, pool));
+        if let Some(place) = place {
+            let _ = inner.pools.remove(place);
+        }
+        drop(inner);
+        pool.dismantle(self);
+        Ok(())
+    }
+
+    /// The session `name`, opened if there is none. `paths` may be empty if there is one.
+    ///
+    /// Every session that was got must be [put back](Self::put_session).
+    pub(crate) fn get_session(&self, name: &CStr, paths: KVec<PathAddr>) -> Result<Arc<Session>> {
+        let mut inner = self.inner.lock();
+        if let Some(shared) = inner.sessions.iter_mut().find(|s| s.session.name() == name) {
+            if !paths.is_empty() && !shared.session.has_paths(&paths) {
+                return Err(refuse!(
+                    EEXIST,
+                    "add_sess: session {} exists with other paths; leave path= out or choose another sessname=",
+                    text(name)
+                ));
+            }
+            shared.users += 1;
+            return Ok(shared.session.clone());
+        }
+        if paths.is_empty() {
+            return Err(refuse!(
+                ENOENT,
+                "add_sess: there is no session {} yet; say path= to open it",
+                text(name)
+            ));
+        }
+        inner.sessions.reserve(1, GFP_KERNEL)?;
+        let session = Arc::new(Session::open(name, paths)?, GFP_KERNEL)?;
+        let dir = Dir::in_dir(&self.sessions_dir, name, session.clone(), &sysfs::SESSION)?;
+        inner.sessions.push(
+            Shared {
+                session: session.clone(),
+                users: 1,
+                dir,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(session)
+    }
+
+    /// Gives a session back; the last one closes it. Sleeps.
+    pub(crate) fn put_session(&self, session: Arc<Session>) {
+        let mut inner = self.inner.lock();
+        let place = inner.sessions.iter().position(|s| Arc::ptr_eq(&s.session, &session));
+        let last = place.and_then(|place| {
+            let shared = inner.sessions.get_mut(place)?;
+            shared.users -= 1;
+            (shared.users == 0).then_some(place)
+        });
+        drop(session);
+        if let Some(place) = last {
+            // Closed under the lock, so that whoever wants the name next opens it anew, not half-closed.
+            let _ = inner.sessions.remove(place);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/class/rmr-client`: commands and state of the client side. Described in `docs/ABI/sysfs-class-rmr-client`.
+//!
+//! Parses what the administrator writes and formats what is read; everything else is in `registry` and `pool`.
+
+use super::core::Counter;
+use super::pool::MemberFile;
+use super::pool::Mode;
+use super::pool::Pool;
+use super::registry::Registry;
+use super::session::Session;
+use super::session::MAX_NAME;
+use crate::malformed;
+use crate::refuse;
+use crate::refuse::text;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::atomic::Relaxed;
+use kernel::sync::Arc;
+use rmr_engine::options::Key;
+use rmr_engine::options::Options;
+use rmr_engine::options::Value;
+use rmr_engine::readers::Policy;
+use rmr_sys::sysfs::Attr;
+use rmr_sys::sysfs::Class;
+use rmr_sys::sysfs::Dir;
+use rmr_sys::sysfs::Writer;
+use rtrs::PathAddr;
+
+/// Most paths that `add_sess` takes.
+const MAX_PATHS: usize = 8;
+
+/// The directories of the class; dropped in this order.
+pub(crate) struct Tree {
+    _ctl: Dir<Registry>,
+    registry: Arc<Registry>,
+    _class: Class,
+}
+
+impl Tree {
+    /// Makes the class and its directories. Sleeps.
+    pub(crate) fn new() -> Result<Self> {
+        let class = Class::register(c"rmr-client")?;
+        let pools = Dir::in_class(&class, c"pools", rmr_sys::sysfs::no_data()?, &[])?;
+        let sessions = Dir::in_class(&class, c"sessions", rmr_sys::sysfs::no_data()?, &[])?;
+        let registry = Registry::start(pools, sessions)?;
+        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        Ok(Self {
+            _ctl: ctl,
+            registry,
+            _class: class,
+        })
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.registry.stop();
+    }
+}
+
+/// A name as a file name.
+pub(crate) fn file_name(name: &str) -> Result<CString> {
+    CString::try_from_fmt(fmt!("{name}"))
+}
+
+static CTL: [Attr<Registry>; 1] = [Attr::wo(
+    c"join_pool",
+    "poolname=<name> [chunk_size=<bytes>]",
+    |registry: &Arc<Registry>, line| {
+        const KEYS: &[Key] = &[Key::once("poolname"), Key::once("chunk_size")];
+        let parse = || {
+            let options = Options::parse(line, KEYS)?;
+            let name = options.require("poolname")?.pool()?;
+            let chunk = options.get("chunk_size").map(|c| c.bytes_size(4096..=64 << 20));
+            Ok((name, chunk.transpose()?))
+        };
+        let (name, chunk) = parse().map_err(malformed!("join_pool"))?;
+        registry.join(name, chunk)
+    },
+)];
+
+/// Files of a pool.
+pub(crate) static POOL: [Attr<Pool>; 14] = [
+    Attr::wo(
+        c"add_sess",
+        "sessname=<name> path=[<src>,]<dst> [path=...] [mode=create|assemble]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
+        add_sess,
+    ),
+    Attr::wo(c"leave_pool", "1", |pool: &Arc<Pool>, line| {
+        one("leave_pool", line)?;
+        Registry::get()?.leave(pool)
+    })
+    .removes_self(),
+    Attr::wo(
+        c"enable",
+        "1 | source=<member_id>; source= names the member whose data is right after an unclean stop",
+        enable,
+    ),
+    Attr::ro(c"state", |pool: &Pool, w| write!(w, "{}\n", pool.state())),
+    Attr::ro(c"uuid", |pool: &Pool, w| match pool.uuid() {
+        Some(uuid) => write!(w, "{uuid}\n"),
+        None => write!(w, "none\n"),
+    }),
+    Attr::ro(c"size", |pool: &Pool, w| write!(w, "{}\n", pool.geometry().map_or(0, |g| g.size() / 512))),
+    Attr::ro(c"chunk_size", |pool: &Pool, w| {
+        write!(w, "{}\n", pool.geometry().map_or(0, |g| g.chunk_size()))
+    }),
+    Attr::ro(c"member_count", |pool: &Pool, w| write!(w, "{}\n", pool.member_count())),
+    Attr::ro(c"in_sync", |pool: &Pool, w| members(w, pool.config().map(|c| c.in_sync))),
+    Attr::ro(c"generation", |pool: &Pool, w| {
+        write!(w, "{}\n", pool.config().map_or(0, |c| c.generation.number))
+    }),
+    Attr::ro(c"epoch", |pool: &Pool, w| write!(w, "{}\n", pool.config().map_or(0, |c| c.epoch.0))),
+    Attr::ro(c"watermark", |pool: &Pool, w| write!(w, "{}\n", pool.watermark())),
+    Attr::rw(
+        c"read_policy",
+        |pool: &Pool, w| write!(w, "{}\n", Policy::from_bits(pool.policy.load(Relaxed))),
+        |pool: &Arc<Pool>, line| {
+            let policy = Policy::parse(line.trim_ascii()).ok_or_else(|| {
+                refuse!(
+                    EINVAL,
+                    "read_policy: not a policy; known are: round-robin, least-inflight, preferred=<member_id>"
+                )
+            })?;
+            pool.policy.store(policy.to_bits(), Relaxed);
+            Ok(())
+        },
+    ),
+    Attr::rw(
+        c"io_timeout",
+        |pool: &Pool, w| write!(w, "{}\n", pool.io_timeout_ms.load(Relaxed)),
+        |pool: &Arc<Pool>, line| {
+            let parse = || Value::single("io_timeout", line)?.milliseconds(1_000..=3_600_000);
+            pool.io_timeout_ms.store(parse().map_err(malformed!("io_timeout"))?, Relaxed);
+            Ok(())
+        },
+    ),
+];
+
+/// Files of a pool's statistics: what was sent since the volume was opened. A message carries one request or
+/// more; one that goes to several members counts once.
+pub(crate) static STATS: [Attr<Pool>; 4] = [
+    Attr::ro(c"reads", |pool: &Pool, w| write!(w, "{}\n", pool.counter(Counter::Reads))),
+    Attr::ro(c"read_messages", |pool: &Pool, w| {
+        write!(w, "{}\n", pool.counter(Counter::ReadMessages))
+    }),
+    Attr::ro(c"writes", |pool: &Pool, w| write!(w, "{}\n", pool.counter(Counter::Writes))),
+    Attr::ro(c"write_messages", |pool: &Pool, w| {
+        write!(w, "{}\n", pool.counter(Counter::WriteMessages))
+    }),
+];
+
+/// Files of a member of a pool, in the directory of its session.
+pub(crate) static MEMBER: [Attr<MemberFile>; 5] = [
+    Attr::wo(c"del_sess", "1 | mode=delete|disassemble", |file: &Arc<MemberFile>, line| {
+        const KEYS: &[Key] = &[Key::once("mode")];
+        if line.trim_ascii() != b"1" {
+            // With nothing attached, both modes are the same: the client forgets the member.
+            let parse = || Options::parse(line, KEYS)?.require("mode")?.choice(&["delete", "disassemble"]);
+            parse().map_err(malformed!("del_sess"))?;
+        }
+        file.pool.remove_member(&*Registry::get()?, file.member)
+    })
+    .removes_self(),
+    Attr::wo(c"enable", "1", |file: &Arc<MemberFile>, line| {
+        one("enable", line)?;
+        file.pool.enable(None)
+    }),
+    Attr::ro(c"state", |file: &MemberFile, w| write!(w, "{}\n", file.pool.member_state(file))),
+    Attr::ro(c"member_id", |file: &MemberFile, w| write!(w, "{}\n", file.member)),
+    Attr::ro(c"store_uuid", |file: &MemberFile, w| match file.pool.store_of(file.member) {
+        Some(uuid) => write!(w, "{uuid}\n"),
+        None => write!(w, "none\n"),
+    }),
+];
+
+/// Files of a session.
+pub(crate) static SESSION: [Attr<Session>; 3] = [
+    Attr::ro(c"state", |session: &Session, w| {
+        let state = if session.is_connected() { "connected" } else { "disconnected" };
+        write!(w, "{state}\n")
+    }),
+    Attr::ro(c"paths", |session: &Session, w| session.write_paths(w)),
+    // A session reconnects by itself, about once a second; the command is for those who know it from before.
+    Attr::wo(c"reconnect", "1", |session: &Arc<Session>, line| {
+        one("reconnect", line)?;
+        if session.is_connected() {
+            return Ok(());
+        }
+        Err(refuse!(
+            EAGAIN,
+            "reconnect: session {} is not connected; it is tried every second, check the node and the network",
+            text(session.name())
+        ))
+    }),
+];
+
+fn add_sess(pool: &Arc<Pool>, line: &[u8]) -> Result {
+    const KEYS: &[Key] = &[Key::once("sessname"), Key::many("path"), Key::once("mode")];
+    const COMMAND: &str = "add_sess";
+    let parse = || {
+        let options = Options::parse(line, KEYS)?;
+        let name = options.require("sessname")?.text_up_to(MAX_NAME)?;
+        let mode = match options.get("mode") {
+            None => None,
+            Some(mode) => Some(mode.choice(&["create", "assemble"])?),
+        };
+        Ok((options, name, mode))
+    };
+    let (options, name, mode) = parse().map_err(malformed!(COMMAND))?;
+    if name.contains(['/', '.']) {
+        return Err(refuse!(
+            EINVAL,
+            "{}: sessname={} has a slash or a dot; choose a name without",
+            COMMAND,
+            name
+        ));
+    }
+    let mode = mode.map(|place| [Mode::Create, Mode::Assemble][place.min(1)]);
+    let mut paths = KVec::new();
+    for value in options.all("path") {
+        let text = value.text().map_err(malformed!(COMMAND))?;
+        let path = PathAddr::parse(text, super::session::PORT).map_err(|error| {
+            refuse!(
+                error,
+                "{}: path={} is not an address; write ip:<v4>, ip:<v6> or gid:<gid>, with [<src>,] before if needed",
+                COMMAND,
+                text
+            )
+        })?;
+        if paths.len() == MAX_PATHS {
+            return Err(refuse!(E2BIG, "{}: more than {} paths", COMMAND, MAX_PATHS));
+        }
+        paths.push(path, GFP_KERNEL)?;
+    }
+    let registry = Registry::get()?;
+    let session = registry.get_session(&file_name(name)?, paths)?;
+    pool.add_member(&session, mode)
+        .inspect_err(|_| registry.put_session(session.clone()))
+}
+
+fn enable(pool: &Arc<Pool>, line: &[u8]) -> Result {
+    const KEYS: &[Key] = &[Key::once("source")];
+    if line.trim_ascii() == b"1" {
+        return pool.enable(None);
+    }
+    let parse = || Options::parse(line, KEYS)?.require("source")?.member();
+    pool.enable(Some(parse().map_err(malformed!("enable"))?))
+}
+
+/// The only thing to write to a file that takes no arguments.
+fn one(command: &str, line: &[u8]) -> Result {
+    if line.trim_ascii() == b"1" {
+        return Ok(());
+    }
+    Err(refuse!(EINVAL, "{}: write 1 to it", command))
+}
+
+fn members(w: &mut Writer<'_>, set: Option<rmr_proto::MemberSet>) -> Result {
+    let mut separator = "";
+    for id in set.unwrap_or(rmr_proto::MemberSet::EMPTY).iter() {
+        write!(w, "{separator}{id}")?;
+        separator = " ";
+    }
+    write!(w, "\n")
+}

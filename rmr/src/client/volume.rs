@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The public face of the client: an opened pool, to which any kernel module can send IO.
+//!
+//! ```ignore
+//! let volume = Volume::open(&PoolName::new(b"vol0")?, 128, consumer)?;   // may sleep: talks to all members
+//! volume.submit(7, Io { op: IoOp::Write { fua: false }, offset, len, data: Some(data), last: true })?;
+//! // … consumer.complete(7, Status::Ok), from softirq or process context
+//! drop(volume);                                         // waits for all IO, detaches cleanly
+//! ```
+//!
+//! A consumer numbers its requests with *tags* below the depth it opened the volume with; a tag is in use
+//! from `submit` to `complete`. Nothing is allocated per request. This module knows nothing of disks.
+
+use super::core::Core;
+use super::lane;
+use super::pool::Pool;
+use super::registry::Registry;
+use crate::refuse;
+use super::exception::Exceptions;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use rmr_proto::Geometry;
+use rmr_proto::Limits;
+use rmr_proto::PoolName;
+use rmr_proto::Status;
+
+pub use rtrs::IoData;
+
+/// Who gets the outcome of requests.
+pub trait Consumer: Send + Sync {
+    /// Request `tag` is finished; its data is not touched any more and the tag is free.
+    ///
+    /// Called exactly once for each accepted [`Volume::submit`], from softirq or process context, possibly
+    /// before `submit` has returned. Must not sleep; may submit.
+    fn complete(&self, tag: u32, status: Status);
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoOp {
+    /// Reads from one in-sync member.
+    #[default]
+    Read,
+    /// Writes to all receivers.
+    Write {
+        /// Complete only when stable on all of them.
+        fua: bool,
+    },
+    /// Makes everything that was completed before stable, on all receivers.
+    Flush,
+    /// Makes the range read as zeroes, on all receivers.
+    WriteZeroes {
+        /// Space may be given back.
+        unmap: bool,
+        /// Complete only when stable on all of them.
+        fua: bool,
+    },
+}
+
+impl IoOp {
+    /// Whether it changes data.
+    pub(crate) fn is_write(self) -> bool {
+        matches!(self, Self::Write { .. } | Self::WriteZeroes { .. })
+    }
+}
+
+/// One request.
+pub struct Io {
+    /// What to do.
+    pub op: IoOp,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// How much, in bytes; 0 for a flush.
+    pub len: u32,
+    /// The data of a read or write, `len` bytes.
+    pub data: Option<IoData>,
+    /// No other request follows at once. If false, the request may wait for those that follow, until one of
+    /// them says `last` or [`Volume::kick`] is called.
+    pub last: bool,
+}
+
+/// What a volume can do: the strictest of its members and of the way to them.
+#[derive(Clone)]
+pub struct VolumeLimits {
+    /// Size and chunk size.
+    pub geometry: Geometry,
+    /// Block sizes and features.
+    pub limits: Limits,
+    /// Largest read or write, in bytes.
+    pub max_io: u32,
+    /// Most pieces of memory that a read or write may have.
+    pub max_segments: u16,
+}
+
+/// An opened pool. Exclusive: a pool has at most one volume. Dropping it waits for all IO and detaches.
+pub struct Volume {
+    pool: Arc<Pool>,
+    opened: Arc<Exceptions>,
+    limits: VolumeLimits,
+}
+
+impl Volume {
+    /// Opens the pool `name` for up to `depth` requests at a time, attaching to its members if that was not
+    /// done. May sleep, up to the timeout of a control message for each member.
+    ///
+    /// `ENOENT`: no such pool; `EBUSY`: it has a volume already; else why it cannot be attached to. The reason
+    /// is in the kernel log.
+    #[inline(never)]
+    pub fn open(name: &PoolName, depth: u32, consumer: Arc<dyn Consumer>) -> Result<Self> {
+        let Some(pool) = Registry::get()?.find(name) else {
+            return Err(refuse!(
+                ENOENT,
+                "there is no pool {} here; join it first (/sys/class/rmr-client/ctl/join_pool)",
+                name
+            ));
+        };
+        let (opened, limits) = pool.open(depth, consumer)?;
+        Ok(Self {
+            pool,
+            opened,
+            limits,
+        })
+    }
+
+    /// Limits of this volume; constant while it is open.
+    #[inline(never)]
+    pub fn limits(&self) -> &VolumeLimits {
+        &self.limits
+    }
+
+    /// Starts a request. An error means that it was not accepted and nothing was done: the tag is in use or
+    /// too large, the request is malformed, or the volume has failed.
+    ///
+    /// Any context but hard interrupts.
+    #[inline(never)]
+    pub fn submit(&self, tag: u32, io: Io) -> Result<(), Status> {
+        match self.opened.core.enter() {
+            Some(core) => Core::submit(&core, tag, io),
+            None => Err(Status::Io),
+        }
+    }
+
+    /// Sends what has gathered on this CPU. Any context but hard interrupts.
+    #[inline(never)]
+    pub fn kick(&self) {
+        if let Some(core) = self.opened.core.enter() {
+            lane::kick(&core);
+        }
+    }
+}
+
+impl Drop for Volume {
+    #[inline(never)]
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}

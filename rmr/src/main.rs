@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! RMR: reliable multicast of block IO over RTRS.
+//!
+//! This crate is the shell around the engine (`rmr_engine`): it moves data and messages, keeps records on
+//! stores, and translates the engine's decisions. Other modules use it through [`client::Volume`] (to do
+//! IO on a pool) and [`store::Store`] with [`server::add_store`] (to keep the data of a pool's member).
+
+use kernel::prelude::*;
+
+pub mod client;
+pub mod refuse;
+pub mod server;
+pub mod store;
+
+module! {
+    type: Rmr,
+    name: "rmr",
+    authors: ["The RMR project"],
+    description: "Reliable multicast of block IO over RTRS",
+    license: "GPL",
+}
+
+/// The loaded module. Callers of its functions keep it loaded, so when it goes no pool has a volume and no
+/// store is attached.
+struct Rmr {
+    _client: client::sysfs::Tree,
+    _server: server::sysfs::Tree,
+}
+
+impl kernel::Module for Rmr {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self {
+            _client: client::sysfs::Tree::new()?,
+            _server: server::sysfs::Tree::new()?,
+        })
+    }
+}

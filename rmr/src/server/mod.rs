@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The server side: the pools this node is a member of, and what clients send for them.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`pool`] | a pool on this node: its store, its state as a member, control messages for it |
+//! | [`serving`] | a member that serves IO, as the hot path sees it |
+//! | [`op`] | IO messages, from their bytes to the answer |
+//! | [`listener`] | the RTRS server: takes messages in and tells them apart |
+//! | [`sysfs`] | `/sys/class/rmr-server` |
+
+pub(crate) mod listener;
+pub(crate) mod op;
+pub(crate) mod pool;
+pub(crate) mod serving;
+pub(crate) mod sysfs;
+
+pub use pool::add_store;
+pub use pool::StoreHandle;

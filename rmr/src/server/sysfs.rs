@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/class/rmr-server`: commands and state of the server side. Described in
+//! `docs/ABI/sysfs-class-rmr-server`.
+//!
+//! Parses what the administrator writes and formats what is read; everything else is in `pool`.
+
+use super::pool::Pool;
+use super::pool::Registry;
+use crate::malformed;
+use crate::refuse;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use rmr_engine::options::Key;
+use rmr_engine::options::Options;
+use rmr_proto::MemberReport;
+use rmr_sys::sysfs::Attr;
+use rmr_sys::sysfs::Class;
+use rmr_sys::sysfs::Dir;
+
+/// The directories of the class; dropped in this order.
+pub(crate) struct Tree {
+    _ctl: Dir<Registry>,
+    registry: Arc<Registry>,
+    _class: Class,
+}
+
+impl Tree {
+    /// Makes the class and its directories. Sleeps.
+    pub(crate) fn new() -> Result<Self> {
+        let class = Class::register(c"rmr-server")?;
+        let pools = Dir::in_class(&class, c"pools", rmr_sys::sysfs::no_data()?, &[])?;
+        let registry = Registry::start(pools)?;
+        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        Ok(Self {
+            _ctl: ctl,
+            registry,
+            _class: class,
+        })
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.registry.stop();
+    }
+}
+
+static CTL: [Attr<Registry>; 1] = [Attr::wo(
+    c"join_pool",
+    "poolname=<name> member_id=<1..32>",
+    |registry: &Arc<Registry>, line| {
+        const KEYS: &[Key] = &[Key::once("poolname"), Key::once("member_id")];
+        let parse = || {
+            let options = Options::parse(line, KEYS)?;
+            let name = options.require("poolname")?.pool()?;
+            Ok((name, options.require("member_id")?.member()?))
+        };
+        let (name, member) = parse().map_err(malformed!("join_pool"))?;
+        registry.join(name, member)
+    },
+)];
+
+/// Files of a pool.
+pub(crate) static POOL: [Attr<Pool>; 9] = [
+    Attr::wo(c"leave_pool", "1", |pool: &Arc<Pool>, line| {
+        if line.trim_ascii() != b"1" {
+            return Err(refuse!(EINVAL, "leave_pool: write 1 to it"));
+        }
+        Registry::get()?.leave(&pool.name)
+    })
+    .removes_self(),
+    Attr::ro(c"member_id", |pool: &Pool, w| write!(w, "{}\n", pool.member)),
+    Attr::ro(c"state", |pool: &Pool, w| {
+        let state = match report(pool) {
+            None => "joined",
+            Some(report) if report.serving => "serving",
+            Some(_) => "ready",
+        };
+        write!(w, "{state}\n")
+    }),
+    Attr::ro(c"uuid", |pool: &Pool, w| match report(pool).and_then(|r| r.pool.non_nil()) {
+        Some(uuid) => write!(w, "{uuid}\n"),
+        None => write!(w, "none\n"),
+    }),
+    Attr::ro(c"store_uuid", |pool: &Pool, w| match report(pool) {
+        Some(report) => write!(w, "{}\n", report.store),
+        None => write!(w, "none\n"),
+    }),
+    Attr::ro(c"chunk_size", |pool: &Pool, w| {
+        write!(w, "{}\n", report(pool).map_or(0, |r| r.geometry.chunk_size()))
+    }),
+    Attr::ro(c"incarnation", |pool: &Pool, w| {
+        write!(w, "{}\n", report(pool).map_or(0, |r| r.incarnation.0))
+    }),
+    Attr::ro(c"generation", |pool: &Pool, w| {
+        write!(w, "{}\n", report(pool).map_or(0, |r| r.promised.number))
+    }),
+    Attr::ro(c"epoch", |pool: &Pool, w| {
+        let epoch = report(pool).and_then(|r| r.installed).map_or(0, |c| c.epoch.0);
+        write!(w, "{epoch}\n")
+    }),
+];
+
+fn report(pool: &Pool) -> Option<MemberReport> {
+    Registry::get().ok()?.report(&pool.name)
+}
