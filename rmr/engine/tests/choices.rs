@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `readers`, `retry` and `admission`: the small decisions.
+
+use proptest::prelude::*;
+use rmr_engine::admission;
+use rmr_engine::admission::Identity;
+use rmr_engine::readers::Policy;
+use rmr_engine::retry::Action;
+use rmr_engine::retry::Cause;
+use rmr_engine::retry::Direction;
+use rmr_engine::retry::Failure;
+use rmr_engine::retry::Reason;
+use rmr_proto::Epoch;
+use rmr_proto::Generation;
+use rmr_proto::Header;
+use rmr_proto::Incarnation;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Seq;
+use rmr_proto::Status;
+use rmr_proto::Uuid;
+use std::time::Duration;
+
+fn id(n: u32) -> MemberId {
+    MemberId::new(n).unwrap()
+}
+
+fn set(ids: &[u32]) -> MemberSet {
+    ids.iter().map(|n| id(*n)).collect()
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        Just(Policy::RoundRobin),
+        Just(Policy::LeastInflight),
+        (1u32..=32).prop_map(|n| Policy::Preferred(id(n))),
+    ]
+}
+
+#[test]
+fn round_robin_serves_all_in_turn() {
+    let mut turn = 0;
+    let picked: Vec<u32> = (0..7)
+        .filter_map(|_| Policy::RoundRobin.pick(set(&[2, 5, 32]), &mut turn, |_| 0))
+        .map(MemberId::get)
+        .collect();
+    assert_eq!(picked, [2, 5, 32, 2, 5, 32, 2]);
+    assert_eq!(Policy::RoundRobin.pick(MemberSet::EMPTY, &mut turn, |_| 0), None);
+}
+
+#[test]
+fn least_inflight_prefers_the_idle_and_is_fair() {
+    let mut turn = 0;
+    let load = |m: MemberId| if m == id(2) { 0 } else { 3 };
+    let mut pick = |load: &dyn Fn(MemberId) -> u32| {
+        Policy::LeastInflight.pick(set(&[1, 2, 3]), &mut turn, load).map(MemberId::get)
+    };
+    assert_eq!(pick(&load), Some(2));
+    assert_eq!(pick(&load), Some(2));
+    assert_eq!(pick(&|_| 7), Some(3));
+    assert_eq!(pick(&|_| 7), Some(1));
+    assert_eq!(pick(&|_| 7), Some(2));
+}
+
+#[test]
+fn preferred_while_it_may_answer() {
+    let mut turn = 0;
+    let policy = Policy::Preferred(id(3));
+    assert_eq!(policy.pick(set(&[1, 2, 3]), &mut turn, |_| 0), Some(id(3)));
+    assert_eq!(policy.pick(set(&[1, 2]), &mut turn, |_| 0), Some(id(1)));
+    assert_eq!(policy.pick(set(&[1, 2]), &mut turn, |_| 0), Some(id(2)));
+}
+
+proptest! {
+    #[test]
+    fn picks_a_candidate(policy in policies(), bits: u32, turn: u32, load: [u32; 32]) {
+        let candidates = MemberSet::from_bits(bits);
+        let picked = policy.pick(candidates, &mut turn.clone(), |m| load[m.index()]);
+        prop_assert_eq!(picked.is_none(), candidates.is_empty());
+        prop_assert!(picked.is_none_or(|m| candidates.contains(m)));
+    }
+
+    #[test]
+    fn policies_round_trip(policy in policies()) {
+        prop_assert_eq!(Policy::from_bits(policy.to_bits()), policy);
+        prop_assert_eq!(Policy::parse(policy.to_string().as_bytes()), Some(policy));
+    }
+
+    #[test]
+    fn any_number_is_a_policy(bits: u32) {
+        let policy = Policy::from_bits(bits);
+        prop_assert_eq!(Policy::from_bits(policy.to_bits()), policy);
+    }
+}
+
+#[test]
+fn policies_that_are_none() {
+    for text in ["", "round", "preferred=", "preferred=0", "preferred=33", "preferred=-1"] {
+        assert_eq!(Policy::parse(text.as_bytes()), None, "{text}");
+    }
+}
+
+const FAILURE: Failure = Failure {
+    member: MemberId::new(1).unwrap(),
+    cause: Cause::Transport,
+    batch: 1,
+    direction: Direction::Write,
+    readers: MemberSet::from_bits(0b111),
+    tried: MemberSet::EMPTY,
+    age: Duration::from_secs(1),
+    io_timeout: Duration::from_secs(10),
+};
+
+fn answer(status: Status) -> Failure {
+    Failure {
+        cause: Cause::Answer(status),
+        ..FAILURE
+    }
+}
+
+fn read(failure: Failure) -> Failure {
+    Failure {
+        direction: Direction::Read,
+        ..failure
+    }
+}
+
+#[test]
+fn writes() {
+    let old = |f| Failure { age: FAILURE.io_timeout, ..f };
+    assert_eq!(FAILURE.action(), Action::RetryLater);
+    assert_eq!(old(FAILURE).action(), Action::FailVolume(Reason::Unreachable(id(1))));
+    let busy = answer(Status::Busy);
+    assert_eq!(busy.action(), Action::RetryLater);
+    assert_eq!(old(busy).action(), Action::FailVolume(Reason::Stuck(id(1))));
+    let io = answer(Status::Io);
+    assert_eq!(Failure { batch: 2, ..io }.action(), Action::Single);
+    let failed = Action::FailVolume(Reason::WriteFailed(id(1), Status::Io));
+    assert_eq!(io.action(), failed);
+    assert_eq!(answer(Status::Ok).action(), Action::Complete(Status::Ok));
+    let restarted = Action::FailVolume(Reason::Restarted(id(1)));
+    assert_eq!(answer(Status::StaleIncarnation).action(), restarted);
+    let taken = Action::FailVolume(Reason::TakenOver(id(1)));
+    assert_eq!(answer(Status::StaleGeneration).action(), taken);
+}
+
+#[test]
+fn reads() {
+    assert_eq!(read(FAILURE).action(), Action::OtherReader(id(2)));
+    let second = Failure { member: id(2), tried: set(&[1]), ..read(answer(Status::Medium)) };
+    assert_eq!(second.action(), Action::OtherReader(id(3)));
+    let third = Failure { member: id(3), tried: set(&[1, 2]), ..second };
+    assert_eq!(third.action(), Action::Complete(Status::Medium));
+    let lost = Failure { cause: Cause::Transport, ..third };
+    assert_eq!(lost.action(), Action::RetryLater);
+    let lost = Failure { age: FAILURE.io_timeout, ..lost };
+    assert_eq!(lost.action(), Action::Complete(Status::TimedOut));
+    assert_eq!(Failure { batch: 9, ..second }.action(), Action::Single);
+    // No stale block is read: a member that restarted ends it, whoever else could answer.
+    let restarted = Action::FailVolume(Reason::Restarted(id(1)));
+    assert_eq!(read(answer(Status::StaleIncarnation)).action(), restarted);
+}
+
+proptest! {
+    /// Whatever happens: a write is never given up without failing the volume, everything ends when it is
+    /// too old or every reader was tried, and no read goes where it may not.
+    #[test]
+    fn retries_end(
+        status in prop::option::of(prop::sample::select(Status::ALL)),
+        batch in 1u16..33,
+        write: bool,
+        readers: u32,
+        tried: u32,
+        age in 0u64..20,
+    ) {
+        let failure = Failure {
+            cause: status.map_or(Cause::Transport, Cause::Answer),
+            direction: if write { Direction::Write } else { Direction::Read },
+            batch,
+            readers: MemberSet::from_bits(readers),
+            tried: MemberSet::from_bits(tried),
+            age: Duration::from_secs(age),
+            ..FAILURE
+        };
+        match failure.action() {
+            Action::Single => prop_assert!(batch > 1),
+            Action::RetryLater => prop_assert!(age < 10),
+            Action::OtherReader(other) => {
+                prop_assert!(!write && other != failure.member);
+                prop_assert!(failure.readers.minus(failure.tried).contains(other));
+            }
+            Action::Complete(status) => prop_assert!(!write || status.is_ok()),
+            Action::FailVolume(reason) => {
+                let text = reason.to_string();
+                prop_assert!(text.contains("member 1") && !text.contains('\n'));
+            }
+        }
+    }
+}
+
+#[test]
+fn admission_table() {
+    let own = Identity {
+        pool: Uuid([1; 16]),
+        member: id(1),
+        incarnation: Incarnation(5),
+        generation: Generation { number: 7, nonce: 70 },
+        epoch: Epoch(9),
+    };
+    let right = Header {
+        pool: own.pool,
+        member: own.member,
+        incarnation: own.incarnation,
+        generation: own.generation,
+        epoch: own.epoch,
+        watermark: Seq(0),
+    };
+    let generation = |number, nonce| Header {
+        generation: Generation { number, nonce },
+        ..right
+    };
+    let cases = [
+        (right, Ok(())),
+        (Header { watermark: Seq(u64::MAX), ..right }, Ok(())),
+        (Header { pool: Uuid::NIL, ..right }, Err(Status::WrongUuid)),
+        (Header { member: id(2), ..right }, Err(Status::WrongMember)),
+        (Header { incarnation: Incarnation(4), ..right }, Err(Status::StaleIncarnation)),
+        (Header { incarnation: Incarnation(6), ..right }, Err(Status::StaleIncarnation)),
+        (generation(6, 70), Err(Status::StaleGeneration)),
+        (generation(7, 71), Err(Status::StaleGeneration)),
+        (generation(8, 70), Err(Status::InstallFirst)),
+        (Header { epoch: Epoch(8), ..right }, Err(Status::StaleEpoch)),
+        (Header { epoch: Epoch(10), ..right }, Err(Status::InstallFirst)),
+    ];
+    for (message, expected) in cases {
+        assert_eq!(admission::check(&own, &message), expected, "{message:?}");
+    }
+}

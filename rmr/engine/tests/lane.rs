@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `lane` driven as a lane is: arrivals, plugs, completions.
+
+use proptest::prelude::*;
+use rmr_engine::lane::decide;
+use rmr_engine::lane::Caps;
+use rmr_engine::lane::Decision;
+use rmr_engine::lane::Event;
+use rmr_engine::lane::Fill;
+use rmr_engine::lane::Fit;
+use rmr_engine::lane::Lane;
+use rmr_engine::lane::Part;
+use rmr_engine::lane::GAP;
+use std::collections::VecDeque;
+
+const CAPS: Caps = Caps {
+    requests: 8,
+    data: 64 << 10,
+    segments: 16,
+    in_flight: 4,
+};
+
+fn pages(n: u32) -> Part {
+    Part {
+        data: n * GAP,
+        segments: n as u16,
+        head: 0,
+        tail: 0,
+    }
+}
+
+/// A lane with its queue, as a shell has it.
+struct Shell {
+    lane: Lane,
+    queue: VecDeque<(u32, Part)>,
+    messages: Vec<Vec<(u32, Part)>>,
+    next: u32,
+}
+
+impl Shell {
+    fn new(caps: Caps) -> Self {
+        Self {
+            lane: Lane::new(caps),
+            queue: VecDeque::new(),
+            messages: vec![],
+            next: 0,
+        }
+    }
+
+    fn pump(&mut self, event: Event) {
+        while let Some(n) = self.lane.decide(event) {
+            assert!(n > 0);
+            let message = self.queue.drain(..usize::from(n)).collect();
+            self.messages.push(message);
+            self.lane.sent(self.queue.iter().map(|(_, part)| part));
+        }
+    }
+
+    fn submit(&mut self, part: Part, last: bool) -> bool {
+        if !self.lane.queue(&part) {
+            return false;
+        }
+        self.queue.push_back((self.next, part));
+        self.next += 1;
+        self.pump(Event::Arrival { last });
+        true
+    }
+
+    fn complete(&mut self) {
+        self.lane.completed();
+        self.pump(Event::Completion);
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.messages.iter().map(Vec::len).collect()
+    }
+}
+
+#[test]
+fn depth_one_waits_for_nothing() {
+    let mut shell = Shell::new(CAPS);
+    for n in 1..=5 {
+        assert!(shell.submit(pages(1), true));
+        assert_eq!(shell.sizes(), vec![1; n]);
+        shell.complete();
+    }
+}
+
+#[test]
+fn depth_gathers_while_one_is_in_flight() {
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..6 {
+        shell.submit(pages(1), true);
+    }
+    assert_eq!(shell.sizes(), [1]);
+    shell.complete();
+    assert_eq!(shell.sizes(), [1, 5]);
+}
+
+#[test]
+fn full_messages_leave_up_to_the_cap() {
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..41 {
+        shell.submit(pages(1), true);
+    }
+    assert_eq!(shell.sizes(), [1, 8, 8, 8]);
+    assert_eq!(shell.lane.in_flight(), 4);
+    shell.complete();
+    assert_eq!(shell.sizes(), [1, 8, 8, 8, 8]);
+    assert_eq!(shell.lane.queued(), 8);
+}
+
+#[test]
+fn a_plug_leaves_together() {
+    let mut shell = Shell::new(CAPS);
+    for n in 1..=5 {
+        shell.submit(pages(1), n == 5);
+    }
+    assert_eq!(shell.sizes(), [5]);
+    shell.complete();
+    shell.submit(pages(1), false);
+    shell.submit(pages(1), false);
+    assert_eq!(shell.sizes(), [5]);
+    shell.pump(Event::Kick);
+    assert_eq!(shell.sizes(), [5, 2]);
+}
+
+#[test]
+fn a_plug_that_fills_a_message_does_not_wait() {
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..9 {
+        shell.submit(pages(1), false);
+    }
+    assert_eq!(shell.sizes(), [8]);
+}
+
+#[test]
+fn gaps() {
+    let part = |data, head, tail| Part {
+        data,
+        segments: 1,
+        head,
+        tail,
+    };
+    let fits = |a: Part, b: Part| {
+        let mut fill = Fill::new();
+        assert_eq!(fill.add(&CAPS, &a), Fit::Added);
+        fill.add(&CAPS, &b)
+    };
+    let whole = part(4096, 0, 0);
+    let sector_at_end = part(512, 3584, 0);
+    let sector_at_start = part(512, 0, 512);
+    let flush = Part::default();
+    assert_eq!(fits(whole, whole), Fit::Added);
+    assert_eq!(fits(sector_at_end, sector_at_start), Fit::Added);
+    assert_eq!(fits(sector_at_start, whole), Fit::Next);
+    assert_eq!(fits(whole, sector_at_end), Fit::Next);
+    assert_eq!(fits(sector_at_start, flush), Fit::Added);
+    assert_eq!(fits(flush, sector_at_end), Fit::Added);
+    // What has no data does not close a gap either.
+    let mut fill = Fill::new();
+    for part in [sector_at_start, flush] {
+        assert_eq!(fill.add(&CAPS, &part), Fit::Added);
+    }
+    assert_eq!(fill.add(&CAPS, &whole), Fit::Next);
+    assert_eq!((fill.requests(), fill.data(), fill.segments()), (2, 512, 1));
+}
+
+#[test]
+fn nonsense() {
+    let never = |caps, part| Fill::new().add(&caps, &part) == Fit::Never;
+    assert!(never(CAPS, pages(17)));
+    assert!(never(CAPS, Part { segments: 17, ..pages(1) }));
+    assert!(never(Caps { requests: 0, ..CAPS }, pages(1)));
+    assert!(!Shell::new(CAPS).submit(pages(17), true));
+    let huge = Caps {
+        requests: u16::MAX,
+        data: u32::MAX,
+        segments: u16::MAX,
+        in_flight: 0,
+    };
+    let most = Part {
+        data: u32::MAX - 4095,
+        segments: u16::MAX,
+        head: 0,
+        tail: 0,
+    };
+    let mut fill = Fill::new();
+    assert_eq!(fill.add(&huge, &most), Fit::Added);
+    assert_eq!(fill.add(&huge, &most), Fit::Next);
+    let mut lane = Lane::new(huge);
+    lane.completed();
+    assert_eq!(lane.decide(Event::Kick), None);
+    assert!(lane.queue(&most));
+    assert_eq!(lane.decide(Event::Kick), Some(1));
+    assert_eq!(decide(0, 0, 1, true, Event::Kick), Decision::Wait);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit(Part, bool),
+    Complete,
+    Kick,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let part = prop_oneof![
+        4 => (1u32..5).prop_map(pages),
+        1 => Just(Part::default()),
+        1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 0, tail: n * 512 }),
+        1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 4096 - n * 512, tail: 0 }),
+    ];
+    let step = prop_oneof![
+        5 => (part, prop::bool::weighted(0.7)).prop_map(|(part, last)| Step::Submit(part, last)),
+        3 => Just(Step::Complete),
+        1 => Just(Step::Kick),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn keeps_its_promises(steps in steps(), requests in 1u16..10, in_flight in 1u16..6) {
+        let caps = Caps { requests, in_flight, ..CAPS };
+        let mut shell = Shell::new(caps);
+        let mut completed = 0;
+        for step in steps {
+            let idle = shell.lane.in_flight() == 0 && shell.lane.queued() == 0;
+            let sent = shell.messages.len();
+            match step {
+                Step::Submit(part, last) => {
+                    prop_assert!(shell.submit(part, last));
+                    if idle && last {
+                        prop_assert_eq!(shell.messages.len(), sent + 1, "did not leave at once");
+                    }
+                    if last {
+                        // No plug is open: something is in flight, or nothing waits.
+                        prop_assert!(shell.lane.in_flight() > 0);
+                    }
+                }
+                Step::Complete => {
+                    if shell.lane.in_flight() > 0 {
+                        completed += 1;
+                        shell.complete();
+                        prop_assert!(shell.lane.in_flight() > 0 || shell.lane.queued() == 0);
+                    }
+                }
+                Step::Kick => {
+                    shell.pump(Event::Kick);
+                    prop_assert!(shell.lane.in_flight() > 0 || shell.lane.queued() == 0);
+                }
+            }
+            prop_assert_eq!(shell.lane.queued() as usize, shell.queue.len());
+            prop_assert!(shell.lane.in_flight() <= in_flight);
+            prop_assert_eq!(usize::from(shell.lane.in_flight()), shell.messages.len() - completed);
+        }
+        // The end of the last plug, then every completion: all leaves.
+        shell.pump(Event::Kick);
+        while shell.lane.in_flight() > 0 {
+            shell.complete();
+        }
+        prop_assert!(shell.queue.is_empty());
+        // In order, nothing twice, each message within bounds and without gaps.
+        let order: Vec<u32> = shell.messages.iter().flatten().map(|(n, _)| *n).collect();
+        prop_assert_eq!(order, (0..shell.next).collect::<Vec<_>>());
+        for message in &shell.messages {
+            let parts: Vec<Part> = message.iter().map(|(_, part)| *part).collect();
+            prop_assert!(parts.len() <= usize::from(requests));
+            prop_assert!(parts.iter().map(|p| p.data).sum::<u32>() <= caps.data);
+            prop_assert!(parts.iter().map(|p| p.segments).sum::<u16>() <= caps.segments);
+            let data: Vec<&Part> = parts.iter().filter(|p| p.data > 0).collect();
+            for pair in data.windows(2) {
+                prop_assert_eq!((pair[0].tail % GAP, pair[1].head % GAP), (0, 0));
+            }
+        }
+    }
+}
