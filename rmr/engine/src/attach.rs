@@ -69,7 +69,7 @@ pub struct Decision {
     pub pool: Uuid,
     /// Members that take the UUID with the install.
     pub assign: MemberSet,
-    /// To be installed on all members.
+    /// To be installed on all members, in the order of [`Decision::order`].
     pub config: Config,
     /// Size and chunk size.
     pub geometry: Geometry,
@@ -258,17 +258,21 @@ fn next_config(
         // Members that are catching up anyway may lack it.
         last.in_sync
     } else {
+        if have.intersection(last.in_sync).is_empty() && !clean.is_empty() {
+            return Err(Refusal::Stale(lack));
+        }
+        // If no in-sync member has it, its install was begun and not completed: they are right as they are, or all
+        // of them are old copies, which only the administrator can tell.
+        let possible = match last.in_sync.intersection(have) {
+            MemberSet::EMPTY => last.in_sync,
+            some => some,
+        };
         match request.source {
-            Some(id) if !last.in_sync.contains(id) => {
-                return Err(Refusal::BadSource(id, last.in_sync))
-            }
-            Some(id) if lack.contains(id) => return Err(Refusal::Stale(MemberSet::only(id))),
+            Some(id) if !last.in_sync.contains(id) => return Err(Refusal::BadSource(id, possible)),
+            Some(id) if !possible.contains(id) => return Err(Refusal::Stale(MemberSet::only(id))),
             Some(id) => MemberSet::only(id),
             None if !clean.is_empty() && !lack.is_empty() => return Err(Refusal::Stale(lack)),
-            None => {
-                let possible = last.in_sync.intersection(have);
-                return Err(Refusal::Unclean(last.table().minus(clean), possible));
-            }
+            None => return Err(Refusal::Unclean(last.table().minus(clean), possible)),
         }
     };
     Ok(Config {
@@ -317,6 +321,17 @@ fn members(reports: &[MemberReport], suits: impl Fn(&MemberReport) -> bool) -> M
         .filter(|r| suits(r))
         .map(|r| r.member)
         .collect()
+}
+
+impl Decision {
+    /// The members in the order in which to install: those in sync first, so that an install that is cut off
+    /// leaves behind no configuration that none of them has.
+    pub fn order(&self) -> impl Iterator<Item = MemberId> {
+        self.config
+            .in_sync
+            .iter()
+            .chain(self.config.catching_up.iter())
+    }
 }
 
 impl Refusal {

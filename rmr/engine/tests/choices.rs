@@ -46,7 +46,10 @@ fn round_robin_serves_all_in_turn() {
         .map(MemberId::get)
         .collect();
     assert_eq!(picked, [2, 5, 32, 2, 5, 32, 2]);
-    assert_eq!(Policy::RoundRobin.pick(MemberSet::EMPTY, &mut turn, |_| 0), None);
+    assert_eq!(
+        Policy::RoundRobin.pick(MemberSet::EMPTY, &mut turn, |_| 0),
+        None
+    );
 }
 
 #[test]
@@ -54,7 +57,9 @@ fn least_inflight_prefers_the_idle_and_is_fair() {
     let mut turn = 0;
     let load = |m: MemberId| if m == id(2) { 0 } else { 3 };
     let mut pick = |load: &dyn Fn(MemberId) -> u32| {
-        Policy::LeastInflight.pick(set(&[1, 2, 3]), &mut turn, load).map(MemberId::get)
+        Policy::LeastInflight
+            .pick(set(&[1, 2, 3]), &mut turn, load)
+            .map(MemberId::get)
     };
     assert_eq!(pick(&load), Some(2));
     assert_eq!(pick(&load), Some(2));
@@ -96,7 +101,14 @@ proptest! {
 
 #[test]
 fn policies_that_are_none() {
-    for text in ["", "round", "preferred=", "preferred=0", "preferred=33", "preferred=-1"] {
+    for text in [
+        "",
+        "round",
+        "preferred=",
+        "preferred=0",
+        "preferred=33",
+        "preferred=-1",
+    ] {
         assert_eq!(Policy::parse(text.as_bytes()), None, "{text}");
     }
 }
@@ -128,9 +140,15 @@ fn read(failure: Failure) -> Failure {
 
 #[test]
 fn writes() {
-    let old = |f| Failure { age: FAILURE.io_timeout, ..f };
+    let old = |f| Failure {
+        age: FAILURE.io_timeout,
+        ..f
+    };
     assert_eq!(FAILURE.action(), Action::RetryLater);
-    assert_eq!(old(FAILURE).action(), Action::FailVolume(Reason::Unreachable(id(1))));
+    assert_eq!(
+        old(FAILURE).action(),
+        Action::FailVolume(Reason::Unreachable(id(1)))
+    );
     let busy = answer(Status::Busy);
     assert_eq!(busy.action(), Action::RetryLater);
     assert_eq!(old(busy).action(), Action::FailVolume(Reason::Stuck(id(1))));
@@ -148,13 +166,27 @@ fn writes() {
 #[test]
 fn reads() {
     assert_eq!(read(FAILURE).action(), Action::OtherReader(id(2)));
-    let second = Failure { member: id(2), tried: set(&[1]), ..read(answer(Status::Medium)) };
+    let second = Failure {
+        member: id(2),
+        tried: set(&[1]),
+        ..read(answer(Status::Medium))
+    };
     assert_eq!(second.action(), Action::OtherReader(id(3)));
-    let third = Failure { member: id(3), tried: set(&[1, 2]), ..second };
+    let third = Failure {
+        member: id(3),
+        tried: set(&[1, 2]),
+        ..second
+    };
     assert_eq!(third.action(), Action::Complete(Status::Medium));
-    let lost = Failure { cause: Cause::Transport, ..third };
+    let lost = Failure {
+        cause: Cause::Transport,
+        ..third
+    };
     assert_eq!(lost.action(), Action::RetryLater);
-    let lost = Failure { age: FAILURE.io_timeout, ..lost };
+    let lost = Failure {
+        age: FAILURE.io_timeout,
+        ..lost
+    };
     assert_eq!(lost.action(), Action::Complete(Status::TimedOut));
     assert_eq!(Failure { batch: 9, ..second }.action(), Action::Single);
     // No stale block is read: a member that restarted ends it, whoever else could answer.
@@ -205,7 +237,10 @@ fn admission_table() {
         pool: Uuid([1; 16]),
         member: id(1),
         incarnation: Incarnation(5),
-        generation: Generation { number: 7, nonce: 70 },
+        generation: Generation {
+            number: 7,
+            nonce: 70,
+        },
         epoch: Epoch(9),
     };
     let right = Header {
@@ -222,16 +257,58 @@ fn admission_table() {
     };
     let cases = [
         (right, Ok(())),
-        (Header { watermark: Seq(u64::MAX), ..right }, Ok(())),
-        (Header { pool: Uuid::NIL, ..right }, Err(Status::WrongUuid)),
-        (Header { member: id(2), ..right }, Err(Status::WrongMember)),
-        (Header { incarnation: Incarnation(4), ..right }, Err(Status::StaleIncarnation)),
-        (Header { incarnation: Incarnation(6), ..right }, Err(Status::StaleIncarnation)),
+        (
+            Header {
+                watermark: Seq(u64::MAX),
+                ..right
+            },
+            Ok(()),
+        ),
+        (
+            Header {
+                pool: Uuid::NIL,
+                ..right
+            },
+            Err(Status::WrongUuid),
+        ),
+        (
+            Header {
+                member: id(2),
+                ..right
+            },
+            Err(Status::WrongMember),
+        ),
+        (
+            Header {
+                incarnation: Incarnation(4),
+                ..right
+            },
+            Err(Status::StaleIncarnation),
+        ),
+        (
+            Header {
+                incarnation: Incarnation(6),
+                ..right
+            },
+            Err(Status::StaleIncarnation),
+        ),
         (generation(6, 70), Err(Status::StaleGeneration)),
         (generation(7, 71), Err(Status::StaleGeneration)),
         (generation(8, 70), Err(Status::InstallFirst)),
-        (Header { epoch: Epoch(8), ..right }, Err(Status::StaleEpoch)),
-        (Header { epoch: Epoch(10), ..right }, Err(Status::InstallFirst)),
+        (
+            Header {
+                epoch: Epoch(8),
+                ..right
+            },
+            Err(Status::StaleEpoch),
+        ),
+        (
+            Header {
+                epoch: Epoch(10),
+                ..right
+            },
+            Err(Status::InstallFirst),
+        ),
     ];
     for (message, expected) in cases {
         assert_eq!(admission::check(&own, &message), expected, "{message:?}");

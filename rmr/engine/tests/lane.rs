@@ -171,8 +171,20 @@ fn gaps() {
 fn nonsense() {
     let never = |caps, part| Fill::new().add(&caps, &part) == Fit::Never;
     assert!(never(CAPS, pages(17)));
-    assert!(never(CAPS, Part { segments: 17, ..pages(1) }));
-    assert!(never(Caps { requests: 0, ..CAPS }, pages(1)));
+    assert!(never(
+        CAPS,
+        Part {
+            segments: 17,
+            ..pages(1)
+        }
+    ));
+    assert!(never(
+        Caps {
+            requests: 0,
+            ..CAPS
+        },
+        pages(1)
+    ));
     assert!(!Shell::new(CAPS).submit(pages(17), true));
     let huge = Caps {
         requests: u16::MAX,

@@ -18,7 +18,9 @@ const KEYS: &[Key] = &[
 ];
 
 fn error(line: &str) -> String {
-    Options::parse(line.as_bytes(), KEYS).unwrap_err().to_string()
+    Options::parse(line.as_bytes(), KEYS)
+        .unwrap_err()
+        .to_string()
 }
 
 fn value(text: &str) -> Value<'_> {
@@ -29,7 +31,10 @@ fn value(text: &str) -> Value<'_> {
 fn a_command() {
     let line = b" pool=vm7\tsize=0x100  path=ip:10.0.0.1,ip:10.0.0.2 path=ip:10.0.0.3\n";
     let options = Options::parse(line, KEYS).unwrap();
-    assert_eq!(options.require("pool").unwrap().pool().unwrap().as_str(), "vm7");
+    assert_eq!(
+        options.require("pool").unwrap().pool().unwrap().as_str(),
+        "vm7"
+    );
     assert_eq!(options.require("size").unwrap().sectors(1..=1000), Ok(256));
     let paths: Vec<_> = options.all("path").map(|p| p.path().unwrap()).collect();
     assert_eq!(
@@ -62,7 +67,10 @@ fn errors_say_what_is_possible() {
         "option \"pool\" is given twice, it can be given once"
     );
     for line in ["=a", "pool=", "pool=a\x01", "p\u{e4}=1"] {
-        assert!(error(line).contains("is not of the form key=value"), "{line}");
+        assert!(
+            error(line).contains("is not of the form key=value"),
+            "{line}"
+        );
     }
     assert_eq!(
         error("pool=a\nb\x1b[31m=\\"),
@@ -85,12 +93,28 @@ fn values() {
         value("-1").number(0..=9).unwrap_err().to_string(),
         "option \"x\": \"-1\" is not a number"
     );
-    for (text, size) in [("64k", 65536), ("0x10", 16), ("1M", 1 << 20), ("16T", 1 << 44)] {
+    for (text, size) in [
+        ("64k", 65536),
+        ("0x10", 16),
+        ("1M", 1 << 20),
+        ("16T", 1 << 44),
+    ] {
         assert_eq!(value(text).bytes_size(0..=u64::MAX), Ok(size), "{text}");
     }
-    for text in ["k", "1x", "99999999T", "1kk", "", "0x", "18446744073709551616"] {
+    for text in [
+        "k",
+        "1x",
+        "99999999T",
+        "1kk",
+        "",
+        "0x",
+        "18446744073709551616",
+    ] {
         let value = Value::single("x", text.as_bytes());
-        assert!(value.map_or(true, |v| v.bytes_size(0..=u64::MAX).is_err()), "{text}");
+        assert!(
+            value.map_or(true, |v| v.bytes_size(0..=u64::MAX).is_err()),
+            "{text}"
+        );
     }
     assert_eq!(value("1500").milliseconds(0..=99_999), Ok(1500));
     assert_eq!(value("15s").milliseconds(0..=99_999), Ok(15_000));
@@ -101,7 +125,10 @@ fn values() {
     assert!(value("33").member().is_err() && value("0").member().is_err());
     assert_eq!(value("equal").choice(&["zero", "equal"]), Ok(1));
     assert_eq!(
-        value("one").choice(&["zero", "equal"]).unwrap_err().to_string(),
+        value("one")
+            .choice(&["zero", "equal"])
+            .unwrap_err()
+            .to_string(),
         "option \"x\": \"one\" is not possible, choose one of: zero, equal"
     );
     assert!(value("a/b").pool().is_err());
