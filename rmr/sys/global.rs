@@ -5,6 +5,7 @@
 //! Set when the module is loaded and cleared before it is unloaded. Not for hot paths: `get` counts
 //! a reference.
 
+use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::atomic::Acquire;
 use kernel::sync::atomic::Atomic;
@@ -46,7 +47,8 @@ impl<T: Send + Sync + 'static> Global<T> {
         let old = self.pointer.xchg(new, Full);
         if !old.is_null() {
             // Whoever read the pointer before has its own reference after this.
-            rcu::synchronize_rcu();
+            // SAFETY: Always safe to call where one may sleep.
+            unsafe { bindings::synchronize_rcu() };
             // SAFETY: `old` came from `into_foreign` in `set`, and the exchange made this its only
             // owner.
             drop(unsafe { Arc::<T>::from_foreign(old) });
@@ -63,5 +65,11 @@ impl<T: Send + Sync + 'static> Global<T> {
         // SAFETY: A pointer that is not null came from `into_foreign`; the reference it stands for
         // is given up only after a grace period that this read section holds up.
         Some(unsafe { Arc::<T>::borrow(pointer) }.into())
+    }
+}
+
+impl<T: Send + Sync + 'static> Default for Global<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`sysfs`] | classes, directories and their attributes |
 //! | [`gate`] | an object published to hot paths, and taken back when nobody uses it any more |
+//! | [`global`] | a static that holds an `Arc` |
 //! | [`slots`] | a table of things that are lent out one by one; a cell that keeps a box |
 //! | [`work`] | own workqueues, jobs that run on them now, later or again and again |
 //! | [`lock`] | the spinlock that every context may take, alone and in arrays |
