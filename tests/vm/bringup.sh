@@ -213,7 +213,7 @@ test_rounds() {
 wipe_headers() {
 	local k
 	for k in 1 2; do
-		node "$k" "dd if=/dev/zero of=$(backing "$k") bs=1M count=24 oflag=direct status=none"
+		node "$k" "blkdiscard --force --zeroout --length 32M $(backing "$k")"
 	done
 }
 

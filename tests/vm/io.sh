@@ -28,7 +28,7 @@ test_policies() {
 		equal "$(sysfs_read client "$file")" "$policy" "read policy"
 		client "rmr-iotest model $(pool_device p) --seconds 4 --span 16M --max-io 128K --access direct"
 	done
-	expect_fail EINVAL sysfs_write client "$file" preferred=9
+	expect_fail EINVAL sysfs_write client "$file" preferred=33
 	expect_fail EINVAL sysfs_write client "$file" nonsense
 	equal "$(sysfs_read client "$file")" round-robin "read policy"
 }
