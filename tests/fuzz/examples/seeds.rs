@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes a good input for each target to `corpus/`, from where a fuzzer gets to the depths at once.
+
+use rmr_fuzz::Crc;
+use rmr_proto::*;
+use std::fs;
+use std::path::Path;
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join(name), bytes)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let id = |n| MemberId::new(n).ok_or("member id");
+    let geometry = Geometry::new(1 << 30, 16)?;
+    let layout = Layout::compute(2 << 30, geometry)?;
+    let (pool, store, name) = (Uuid([9; 16]), Uuid([7; 16]), "pool".parse()?);
+    let generation = Generation {
+        number: 2,
+        nonce: 3,
+    };
+    let (epoch, watermark, incarnation) = (Epoch(4), Seq(5), Incarnation(6));
+    let mut members = [None; MAX_MEMBERS];
+    members[0] = Some(store);
+    members[1] = Some(Uuid([8; 16]));
+    let config = Config {
+        generation,
+        epoch,
+        in_sync: MemberSet::only(id(1)?),
+        catching_up: MemberSet::only(id(2)?),
+        members,
+        clean: true,
+    };
+
+    let header = Header {
+        pool,
+        member: id(1)?,
+        incarnation,
+        generation,
+        epoch,
+        watermark,
+    };
+    for (file, ops) in [
+        ("reads", &[Op::Read; 3][..]),
+        ("writes", &[Op::Write, Op::Flush, Op::WriteZeroes]),
+    ] {
+        let mut buf = [0; MAX_BATCH_BYTES];
+        let mut encoder = BatchEncoder::new(&mut buf);
+        for (n, op) in (0u8..).zip(ops.iter().copied()) {
+            let n = u64::from(n);
+            let seq = if op.is_write() {
+                Seq(100 + n)
+            } else {
+                Seq::NONE
+            };
+            let (offset, len) = if op == Op::Flush {
+                (0, 0)
+            } else {
+                (n << 20, 4096)
+            };
+            encoder.push(&Request {
+                op,
+                flags: Flags::EMPTY,
+                seq,
+                offset,
+                len,
+                data_offset: 0,
+            })?;
+        }
+        write("batch", file, encoder.finish::<Crc>(&header)?)?;
+    }
+
+    let to = Target {
+        name,
+        pool,
+        store,
+        member: id(1)?,
+        incarnation,
+    };
+    let config_copy = config.clone();
+    for (file, control) in [
+        ("query", Control::Query { name }),
+        (
+            "promise",
+            Control::Promise {
+                to,
+                generation,
+                takeover: true,
+            },
+        ),
+        (
+            "install",
+            Control::Install {
+                to,
+                config: config_copy,
+                assign: true,
+            },
+        ),
+        (
+            "detach",
+            Control::Detach {
+                to,
+                generation,
+                epoch,
+                watermark,
+            },
+        ),
+        (
+            "ping",
+            Control::Ping {
+                to,
+                generation,
+                epoch,
+                watermark,
+            },
+        ),
+    ] {
+        write(
+            "control",
+            file,
+            control.encode::<Crc>(&mut [0; MAX_CONTROL_BYTES])?,
+        )?;
+    }
+
+    let report = MemberReport {
+        version_min: 1,
+        version_max: 1,
+        pool,
+        store,
+        member: id(1)?,
+        incarnation,
+        geometry,
+        limits: Limits {
+            logical_block: 512,
+            physical_block: 4096,
+            io_min: 4096,
+            io_opt: 0,
+            max_write_zeroes: 1 << 20,
+            features: Features::WRITE_CACHE,
+        },
+        promised: generation,
+        installed: Some(config.clone()),
+        serving: true,
+    };
+    for (file, kind, report) in [
+        ("report", Kind::Query, Some(report)),
+        ("bare", Kind::Ping, None),
+    ] {
+        let reply = Reply {
+            kind,
+            status: Status::Ok,
+            report,
+        };
+        write("reply", file, reply.encode::<Crc>(&mut [0; REPLY_BYTES])?)?;
+    }
+
+    let mut buf = [0; RECORD_BYTES];
+    let record = EpochRecord {
+        incarnation,
+        promised: generation,
+        installed: Some(config),
+    };
+    let at = Place {
+        offset: 8192,
+        copy: 1,
+    };
+    record.encode::<Crc>(store, 1, at, &mut buf)?;
+    write("epoch", "installed", &buf)?;
+    let superblock = Superblock {
+        state: StoreState::Ready,
+        store,
+        pool,
+        name,
+        member: id(1)?,
+        logical_block: 512,
+        layout,
+    };
+    superblock.encode::<Crc>(1, 0, &mut buf)?;
+    write("superblock", "ready", &buf)?;
+    Ok(())
+}
