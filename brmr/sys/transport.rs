@@ -8,9 +8,13 @@
 //! end of the IO is heard, keeps them by that.
 
 use crate::bio::DataRef;
+use crate::disk::Disk;
+use crate::driver::Driver;
 use crate::request::Request;
 use core::ptr::NonNull;
+use kernel::bindings;
 use kernel::prelude::*;
+use rmr_sys::sysfs::HasKobject;
 use rtrs::IoData;
 
 impl Request {
@@ -38,5 +42,12 @@ impl From<rtrs::DataRef> for DataRef {
         // SAFETY: RTRS allocates its chunks in the linear mapping, and keeps one to its operation until that is
         // answered (see above).
         unsafe { Self::new(start, data.len()) }
+    }
+}
+
+// SAFETY: A disk that lends itself was added (see `Disk::kobj`), and its gendisk lives as long as the `Disk`.
+unsafe impl<D: Driver> HasKobject for Disk<D> {
+    fn kobject(&self) -> *mut bindings::kobject {
+        self.kobj()
     }
 }

@@ -149,10 +149,15 @@ impl Core {
     pub(crate) fn submit(this: &Entered<Self>, tag: u32, io: Io) -> Result<(), Status> {
         this.check(&io)?;
         let mut request = this.requests.take(tag as usize).ok_or(Status::Busy)?;
+        // A flush has no range, whatever the consumer's idea of one is.
+        let (offset, len) = match io.op {
+            IoOp::Flush => (0, 0),
+            _ => (io.offset, io.len),
+        };
         *request = Request {
             op: io.op,
-            offset: io.offset,
-            len: io.len,
+            offset,
+            len,
             data: io.data,
             ..Request::default()
         };
@@ -176,7 +181,7 @@ impl Core {
     }
 
     fn check(&self, io: &Io) -> Result<(), Status> {
-        if self.failed.load(Relaxed) {
+        if self.has_failed() {
             return Err(Status::Io);
         }
         let (data, max) = match io.op {
@@ -232,7 +237,7 @@ impl Core {
 
     /// Sends a request that nothing is in the way of.
     pub(crate) fn start(this: &Entered<Self>, tag: u32, last: bool) {
-        if this.failed.load(Relaxed) {
+        if this.has_failed() {
             return Self::finish(this, tag, Status::Io);
         }
         let route = this.with_request(tag, |request| {
@@ -283,7 +288,7 @@ impl Core {
         this.answer(tag, status, &mut ready);
         while let Some(next) = ready.pop(&this.links) {
             // A loop, not a recursion: of a failed volume, all that were held end here one after the other.
-            if this.failed.load(Relaxed) {
+            if this.has_failed() {
                 this.answer(next, Status::Io, &mut ready);
             } else {
                 Self::start(this, next, true);
@@ -305,6 +310,11 @@ impl Core {
         drop(request);
         // From here on the tag is free.
         self.consumer.complete(tag, status);
+    }
+
+    /// Whether everything is answered with errors.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 
     /// Answers everything with errors from now on.

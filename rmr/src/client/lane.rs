@@ -11,6 +11,7 @@
 //! Locks: a lane's, then a batch's. Nothing is sent or completed under either.
 
 use super::core::Core;
+use super::core::Counter;
 use super::exception;
 use super::tags::TagList;
 use kernel::prelude::*;
@@ -243,6 +244,12 @@ fn send(core: &Entered<Core>, batch: usize) -> bool {
     } else {
         Dir::Read
     };
+    let (requests, messages) = match dir {
+        Dir::Write => (Counter::Writes, Counter::WriteMessages),
+        Dir::Read => (Counter::Reads, Counter::ReadMessages),
+    };
+    core.counters.add(requests as usize, len as u64);
+    core.counters.add(messages as usize, 1);
     let mut body = [0; MAX_BATCH_BYTES];
     let mut encoder = BatchEncoder::new(&mut body);
     for &tag in tags {

@@ -31,7 +31,6 @@ use crate::refuse::text;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
-use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_engine::attach;
@@ -500,7 +499,7 @@ impl Pool {
                     sleep_ms(2);
                 }
             }
-            clean = !core.failed.load(Relaxed);
+            clean = !core.has_failed();
             watermark = core.window.watermark();
         }
         drop(exceptions.core.retire());
@@ -546,7 +545,7 @@ impl Pool {
     pub(crate) fn state(&self) -> &'static str {
         let admin = self.admin.lock();
         match &admin.volume {
-            Some(volume) if volume.core.enter().is_some_and(|c| c.failed.load(Relaxed)) => "failed",
+            Some(volume) if volume.core.enter().is_some_and(|c| c.has_failed()) => "failed",
             Some(_) => "mapped",
             None if admin.attached.is_some() => "attached",
             None => "joined",

@@ -28,7 +28,7 @@ struct Shared {
     session: Arc<Session>,
     /// Members, of any pool, that are reached through it.
     users: u32,
-    dir: Dir<Session>,
+    _dir: Dir<Session>,
 }
 
 struct Inner {
@@ -149,7 +149,7 @@ impl Registry {
             Shared {
                 session: session.clone(),
                 users: 1,
-                dir,
+                _dir: dir,
             },
             GFP_KERNEL,
         )?;

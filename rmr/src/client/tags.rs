@@ -74,16 +74,6 @@ impl TagList {
         self.len += 1;
     }
 
-    /// Puts `tag`, which is in no queue, in front.
-    pub(crate) fn push_first(&mut self, links: &Links, tag: u32) {
-        links.set(tag, self.head);
-        if self.len == 0 {
-            self.tail = tag;
-        }
-        self.head = tag;
-        self.len += 1;
-    }
-
     /// Takes the first tag.
     pub(crate) fn pop(&mut self, links: &Links) -> Option<u32> {
         let tag = self.first()?;

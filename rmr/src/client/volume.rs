@@ -129,6 +129,12 @@ impl Volume {
         &self.limits
     }
 
+    /// Whether all IO is answered with errors; that ends only by opening the pool anew.
+    #[inline(never)]
+    pub fn has_failed(&self) -> bool {
+        self.opened.core.enter().is_none_or(|core| core.has_failed())
+    }
+
     /// Starts a request. An error means that it was not accepted and nothing was done: the tag is in use or
     /// too large, the request is malformed, or the volume has failed.
     ///

@@ -17,4 +17,6 @@ pub(crate) mod serving;
 pub(crate) mod sysfs;
 
 pub use pool::add_store;
+pub use pool::check_member;
+pub use pool::member_of;
 pub use pool::StoreHandle;

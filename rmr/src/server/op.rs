@@ -22,6 +22,7 @@ use rmr_proto::Status;
 use rmr_sys::gate::Entered;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::new_irq_locks;
+use rmr_sys::pr_warn_limited;
 use rtrs::DataRef;
 use rtrs::Op;
 
@@ -123,6 +124,10 @@ impl Ticket {
 /// Process context, on a completion worker of RTRS: does not wait for the disk.
 pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
     if let Err(status) = check(&serving, batch, &op) {
+        if matches!(status, Status::Invalid | Status::OutOfRange) {
+            // Not what a client in its senses sends; refusals for a change of configuration are silent.
+            pr_warn_limited!("a message with a request that makes no sense was refused: {}\n", status.wire());
+        }
         return op.respond(status.wire());
     }
     let watermark = batch.header().watermark;

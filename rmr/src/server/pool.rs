@@ -62,7 +62,7 @@ struct Entry {
     attached: Option<Attached>,
     /// Made by attaching a store, not by join_pool: goes with the store.
     implied: bool,
-    dir: Dir<Pool>,
+    _dir: Dir<Pool>,
 }
 
 struct Inner {
@@ -152,7 +152,7 @@ impl Registry {
                 pool,
                 attached: None,
                 implied,
-                dir,
+                _dir: dir,
             },
             GFP_KERNEL,
         )?;
@@ -406,6 +406,24 @@ pub fn member_of(name: &PoolName) -> Option<MemberId> {
     let inner = registry.inner.lock();
     let entry = inner.entries.iter().find(|e| e.pool.name == *name)?;
     Some(entry.pool.member)
+}
+
+/// Refuses a store of pool `name` as `member` if this node joined the pool as another one; asked before anything is written to a device.
+#[inline(never)]
+pub fn check_member(command: &str, name: &PoolName, member: MemberId) -> Result {
+    let registry = Registry::get()?;
+    let inner = registry.inner.lock();
+    match inner.entries.iter().find(|e| e.pool.name == *name) {
+        Some(entry) if entry.pool.member != member => Err(refuse!(
+            ESTALE,
+            "{}: this node joined pool {} as member {}, not {}; give that member_id=, or leave the pool first",
+            command,
+            name,
+            entry.pool.member,
+            member
+        )),
+        _ => Ok(()),
+    }
 }
 
 impl StoreHandle {

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/class/brmr-client`: mapping pools as disks. Described in `docs/ABI/sysfs-class-brmr-client`.
+
+use crate::disk::VolumeDisk;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+use kernel::sync::Mutex;
+use rmr::malformed;
+use rmr::refuse;
+use rmr_engine::options::Key;
+use rmr_engine::options::Options;
+use rmr_proto::PoolName;
+use rmr_sys::global::Global;
+use rmr_sys::sysfs::Attr;
+use rmr_sys::sysfs::Class;
+use rmr_sys::sysfs::Dir;
+
+/// Disks that can be mapped at the same time.
+const MAX_DISKS: u32 = 1024;
+
+static REGISTRY: Global<Registry> = Global::new();
+
+/// The directories of the class; dropped in this order.
+pub(crate) struct Tree {
+    _ctl: Dir<Registry>,
+    registry: Arc<Registry>,
+    _class: Class,
+}
+
+impl Tree {
+    /// Makes the class and its directories. Sleeps.
+    pub(crate) fn new() -> Result<Self> {
+        let class = Class::register(c"brmr-client")?;
+        let devices = Dir::in_class(&class, c"devices", rmr_sys::sysfs::no_data()?, &[])?;
+        let registry = Arc::pin_init(
+            pin_init!(Registry {
+                devices,
+                disks <- new_mutex!(KVec::new()),
+            }),
+            GFP_KERNEL,
+        )?;
+        REGISTRY.set(registry.clone());
+        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        Ok(Self {
+            _ctl: ctl,
+            registry,
+            _class: class,
+        })
+    }
+}
+
+impl Drop for Tree {
+    /// Nothing has a disk open: that would keep the module loaded.
+    fn drop(&mut self) {
+        REGISTRY.clear();
+        let mapped = core::mem::take(&mut *self.registry.disks.lock());
+        drop(mapped);
+    }
+}
+
+/// A mapped disk and its directories.
+struct Mapped {
+    /// Below the disk's own directory in `/sys/block`.
+    _files: Dir<Device>,
+    _stats: Dir<Device>,
+    _dir: Dir<Device>,
+    device: Arc<Device>,
+}
+
+/// What the files of a disk refer to.
+pub(crate) struct Device {
+    index: u32,
+    pool: PoolName,
+    pub(crate) disk: VolumeDisk,
+}
+
+/// All mapped disks.
+#[pin_data]
+struct Registry {
+    devices: Dir<()>,
+    #[pin]
+    disks: Mutex<KVec<Mapped>>,
+}
+
+static CTL: [Attr<Registry>; 1] = [Attr::wo(
+    c"map_device",
+    "pool=<name> [size=<512-byte sectors>]",
+    |registry, line| {
+        const KEYS: &[Key] = &[Key::once("pool"), Key::once("size")];
+        let parse = || {
+            let options = Options::parse(line, KEYS)?;
+            let pool = options.require("pool")?.pool()?;
+            let size = options.get("size").map(|s| s.sectors(1..=u64::MAX >> 9));
+            Ok((pool, size.transpose()?))
+        };
+        let (pool, size) = parse().map_err(malformed!("map_device"))?;
+        registry.map(pool, size)
+    },
+)];
+
+static DEVICE: [Attr<Device>; 3] = [
+    Attr::wo(c"unmap_device", "1", |device, line| {
+        if line.trim_ascii() != b"1" {
+            return Err(refuse!(EINVAL, "unmap_device: write 1 to it"));
+        }
+        REGISTRY.get().ok_or(ENODEV)?.unmap(device)
+    })
+    .removes_self(),
+    Attr::ro(c"state", |device, w| write!(w, "{}\n", device.disk.state())),
+    Attr::ro(c"pool", |device, w| write!(w, "{}\n", device.pool)),
+];
+
+/// Files in `/sys/block/brmrN/brmr`.
+static BLOCK: [Attr<Device>; 2] = [
+    Attr::ro(c"state", |device, w| write!(w, "{}\n", device.disk.state())),
+    Attr::ro(c"pool", |device, w| write!(w, "{}\n", device.pool)),
+];
+
+impl Registry {
+    /// Maps the pool `name` as a new disk. Sleeps: attaches to the pool's members, scans for partitions.
+    fn map(&self, name: PoolName, sectors: Option<u64>) -> Result {
+        let mut disks = self.disks.lock();
+        if disks.iter().any(|m| m.device.pool == name) {
+            return Err(refuse!(
+                EBUSY,
+                "map_device: pool {} is mapped already; unmap that device first",
+                name
+            ));
+        }
+        let free = |index: &u32| disks.iter().all(|m| m.device.index != *index);
+        let index = (0..MAX_DISKS).find(free).ok_or(ENOSPC)?;
+        disks.reserve(1, GFP_KERNEL)?;
+        let device = Arc::new(
+            Device {
+                index,
+                pool: name,
+                disk: VolumeDisk::new(&name, index, sectors)?,
+            },
+            GFP_KERNEL,
+        )?;
+        let file = CString::try_from_fmt(fmt!("brmr{index}"))?;
+        let dir = Dir::in_dir(&self.devices, &file, device.clone(), &DEVICE)?;
+        let stats = Dir::in_dir(&dir, c"stats", device.clone(), &crate::disk::STATS)?;
+        device.disk.show()?;
+        let files = Dir::under(device.disk.kobject(), c"brmr", device.clone(), &BLOCK)?;
+        dir.link(c"block", device.disk.kobject())?;
+        device.disk.announce(&name)?;
+        disks.push(
+            Mapped {
+                _files: files,
+                _stats: stats,
+                _dir: dir,
+                device,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(())
+    }
+
+    /// Removes a disk; `EBUSY` while somebody has it open. Sleeps: waits for its IO, detaches.
+    fn unmap(&self, device: &Arc<Device>) -> Result {
+        device.disk.close().map_err(|error| {
+            refuse!(
+                error,
+                "unmap_device: brmr{} is open; unmount it, or stop what uses it (see lsblk)",
+                device.index
+            )
+        })?;
+        let mut disks = self.disks.lock();
+        let place = disks.iter().position(|m| Arc::ptr_eq(&m.device, device));
+        let mapped = place.and_then(|place| disks.remove(place).ok());
+        drop(disks);
+        drop(mapped);
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! BRMR: block devices on RMR pools.
+//!
+//! On the client, [`client`] maps a pool as `/dev/brmrN` ([`disk`]). On a storage node, [`server`] keeps a
+//! member's data on a local block device ([`store`]). Replication is `rmr`'s.
+
+use kernel::prelude::*;
+
+mod client;
+mod disk;
+mod server;
+mod store;
+
+module! {
+    type: Brmr,
+    name: "brmr",
+    authors: ["The RMR project"],
+    description: "Block devices on RMR pools",
+    license: "GPL",
+}
+
+struct Brmr {
+    _client: client::Tree,
+    _server: server::Tree,
+    /// Last: waits until no disk of this module is left.
+    _drain: brmr_sys::DiskDrain,
+}
+
+impl kernel::Module for Brmr {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self {
+            _client: client::Tree::new()?,
+            _server: server::Tree::new()?,
+            _drain: brmr_sys::DiskDrain::new(),
+        })
+    }
+}

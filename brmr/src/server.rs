@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/sys/class/brmr-server`: stores on the block devices of this node. Described in
+//! `docs/ABI/sysfs-class-brmr-server`.
+
+use crate::store::Create;
+use crate::store::LocalStore;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+use kernel::sync::Mutex;
+use rmr::malformed;
+use rmr::refuse;
+use rmr::refuse::text;
+use rmr::server::StoreHandle;
+use rmr::store::Store;
+use rmr_engine::options::Key;
+use rmr_engine::options::Options;
+use rmr_proto::Geometry;
+use rmr_proto::PoolName;
+use rmr_sys::global::Global;
+use rmr_sys::sysfs::Attr;
+use rmr_sys::sysfs::Class;
+use rmr_sys::sysfs::Dir;
+
+/// Longest path of a device.
+const MAX_PATH: usize = 255;
+
+static REGISTRY: Global<Registry> = Global::new();
+
+/// The directories of the class; dropped in this order.
+pub(crate) struct Tree {
+    _ctl: Dir<Registry>,
+    registry: Arc<Registry>,
+    _class: Class,
+}
+
+impl Tree {
+    /// Makes the class and its directories. Sleeps.
+    pub(crate) fn new() -> Result<Self> {
+        let class = Class::register(c"brmr-server")?;
+        let stores = Dir::in_class(&class, c"stores", rmr_sys::sysfs::no_data()?, &[])?;
+        let registry = Arc::pin_init(
+            pin_init!(Registry {
+                dir: stores,
+                stores <- new_mutex!(KVec::new()),
+            }),
+            GFP_KERNEL,
+        )?;
+        REGISTRY.set(registry.clone());
+        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        Ok(Self {
+            _ctl: ctl,
+            registry,
+            _class: class,
+        })
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        REGISTRY.clear();
+        let stores = core::mem::take(&mut *self.registry.stores.lock());
+        drop(stores);
+    }
+}
+
+/// An attached store.
+struct Attached {
+    _dir: Dir<LocalStore>,
+    /// Dropped before the store: waits for its requests.
+    handle: StoreHandle,
+    store: Arc<LocalStore>,
+}
+
+/// All stores of this node.
+#[pin_data]
+struct Registry {
+    dir: Dir<()>,
+    #[pin]
+    stores: Mutex<KVec<Attached>>,
+}
+
+static CTL: [Attr<Registry>; 2] = [
+    Attr::wo(
+        c"create_store",
+        "device=<path> pool=<name> mapped_size=<512-byte sectors> [member_id=<1..32>] [chunk_size=<bytes>] [init=zero|equal] [force=1]",
+        create_store,
+    ),
+    Attr::wo(c"add_store", "device=<path> pool=<name>", add_store),
+];
+
+static STORE: [Attr<LocalStore>; 6] = [
+    Attr::ro(c"dev_size", |store, w| write!(w, "{}\n", store.device().size() / 512)),
+    Attr::ro(c"mapped_size", |store, w| {
+        write!(w, "{}\n", store.info().geometry.size() / 512)
+    }),
+    Attr::ro(c"bdev_name", |store, w| write!(w, "{}\n", text(store.device().name()))),
+    Attr::ro(c"state", |store, w| {
+        let serving = REGISTRY.get().is_some_and(|r| r.is_serving(store));
+        write!(w, "{}\n", if serving { "mapped" } else { "unmapped" })
+    }),
+    Attr::wo(c"remove_store", "1 | force", |store, line| {
+        let force = forced("remove_store", line)?;
+        REGISTRY.get().ok_or(ENODEV)?.remove("remove_store", store, force).map(drop)
+    })
+    .removes_self(),
+    Attr::wo(c"delete_store", "1", |store, line| {
+        if line.trim_ascii() != b"1" {
+            return Err(refuse!(EINVAL, "delete_store: write 1 to it"));
+        }
+        REGISTRY.get().ok_or(ENODEV)?.remove("delete_store", store, false)?;
+        store.wipe().map_err(|error| {
+            refuse!(
+                error,
+                "delete_store: the superblock could not be wiped ({:?}); see the messages of the device's driver",
+                error
+            )
+        })
+    })
+    .removes_self(),
+];
+
+fn forced(command: &str, line: &[u8]) -> Result<bool> {
+    match line.trim_ascii() {
+        b"1" => Ok(false),
+        b"force" => Ok(true),
+        _ => Err(refuse!(EINVAL, "{}: write 1 (or force) to it", command)),
+    }
+}
+
+fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
+    const COMMAND: &str = "create_store";
+    const KEYS: &[Key] = &[
+        Key::once("device"),
+        Key::once("pool"),
+        Key::once("mapped_size"),
+        Key::once("member_id"),
+        Key::once("chunk_size"),
+        Key::once("init"),
+        Key::once("force"),
+    ];
+    let parse = || {
+        let options = Options::parse(line, KEYS)?;
+        let path = options.require("device")?.text_up_to(MAX_PATH)?;
+        let name = options.require("pool")?.pool()?;
+        let sectors = options.require("mapped_size")?.sectors(1..=u64::MAX >> 9)?;
+        let member = options.get("member_id").map(|m| m.member()).transpose()?;
+        let chunk = options
+            .get("chunk_size")
+            .map(|c| c.bytes_size(4096..=64 << 20))
+            .transpose()?;
+        let init = options.get("init").map(|i| i.choice(&["zero", "equal"])).transpose()?;
+        let force = options.get("force").map(|f| f.boolean()).transpose()?;
+        Ok((path, name, sectors, member, chunk, init, force))
+    };
+    let (path, name, sectors, member, chunk, init, force) = parse().map_err(malformed!(COMMAND))?;
+    let shift = match chunk {
+        None => Ok(Geometry::DEFAULT_CHUNK_SHIFT),
+        Some(bytes) => Geometry::shift_of(bytes),
+    };
+    let geometry = shift
+        .and_then(|shift| Geometry::new(sectors << 9, shift))
+        .map_err(|error| refuse!(EINVAL, "{}: {}", COMMAND, error))?;
+    let member = match member.or_else(|| rmr::server::member_of(&name)) {
+        Some(member) => member,
+        None => {
+            return Err(refuse!(
+                EINVAL,
+                "{}: member_id= is missing; give it here, or join the pool first (/sys/class/rmr-server/ctl/join_pool)",
+                COMMAND
+            ))
+        }
+    };
+    let create = Create {
+        name,
+        member,
+        geometry,
+        force: force.unwrap_or(false),
+        keep_data: init == Some(1),
+    };
+    registry.check_name(COMMAND, &name)?;
+    rmr::server::check_member(COMMAND, &name, member)?;
+    registry.attach(LocalStore::create(path, &create)?)
+}
+
+fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
+    // The C project wants the size and a mode here, too; the store knows the one and needs no other.
+    const KEYS: &[Key] = &[
+        Key::once("device"),
+        Key::once("pool"),
+        Key::once("mapped_size"),
+        Key::once("mode"),
+    ];
+    const COMMAND: &str = "add_store";
+    let parse = || {
+        let options = Options::parse(line, KEYS)?;
+        let path = options.require("device")?.text_up_to(MAX_PATH)?;
+        let name = options.require("pool")?.pool()?;
+        let sectors = options
+            .get("mapped_size")
+            .map(|s| s.sectors(1..=u64::MAX >> 9))
+            .transpose()?;
+        options.get("mode").map(|m| m.choice(&["add"])).transpose()?;
+        Ok((path, name, sectors))
+    };
+    let (path, name, sectors) = parse().map_err(malformed!(COMMAND))?;
+    registry.check_name(COMMAND, &name)?;
+    let store = LocalStore::open(path, &name)?;
+    let size = store.info().geometry.size() / 512;
+    if sectors.is_some_and(|sectors| sectors != size) {
+        return Err(refuse!(
+            EINVAL,
+            "{}: the store on {} has {} sectors, not the mapped_size= given; leave it out or correct it",
+            COMMAND,
+            path,
+            size
+        ));
+    }
+    registry.attach(store)
+}
+
+impl Registry {
+    /// Refuses a second store of a pool, before anything is written to its device.
+    fn check_name(&self, command: &str, name: &PoolName) -> Result {
+        let stores = self.stores.lock();
+        if stores.iter().any(|s| s.store.info().pool_name == *name) {
+            return Err(refuse!(
+                EEXIST,
+                "{}: this node has a store of pool {} already; remove it first",
+                command,
+                name
+            ));
+        }
+        Ok(())
+    }
+
+    fn attach(&self, store: Arc<LocalStore>) -> Result {
+        let mut stores = self.stores.lock();
+        stores.reserve(1, GFP_KERNEL)?;
+        let handle = rmr::server::add_store(store.clone())?;
+        let file = CString::try_from_fmt(fmt!("{}", store.info().pool_name.as_str()))?;
+        let dir = Dir::in_dir(&self.dir, &file, store.clone(), &STORE)?;
+        stores.push(
+            Attached {
+                _dir: dir,
+                handle,
+                store,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(())
+    }
+
+    fn is_serving(&self, store: &LocalStore) -> bool {
+        let stores = self.stores.lock();
+        stores
+            .iter()
+            .any(|s| core::ptr::eq(&*s.store, store) && s.handle.is_serving())
+    }
+
+    /// Takes a store away; `EBUSY` while a client has the pool open, unless forced. Sleeps.
+    fn remove(&self, command: &str, store: &Arc<LocalStore>, force: bool) -> Result {
+        let mut stores = self.stores.lock();
+        let place = stores.iter().position(|s| Arc::ptr_eq(&s.store, store)).ok_or(ENOENT)?;
+        if !force && stores.get(place).is_some_and(|s| s.handle.is_serving()) {
+            return Err(refuse!(
+                EBUSY,
+                "{}: a client has pool {} open; unmap its device first (or remove_store with force, then the client's IO fails)",
+                command,
+                store.info().pool_name
+            ));
+        }
+        let attached = stores.remove(place)?;
+        drop(stores);
+        drop(attached);
+        Ok(())
+    }
+}
