@@ -3,21 +3,59 @@
 # Everything happens in a Debian 13 root in the cache ($RMR_CACHE, ~/.cache/rmr), which is made on first use;
 # the checkout stays clean. KERNEL= selects the kernel: 7.2, 7.3, an exact release, or empty for the newest.
 
-export KERNEL
+export KERNEL TESTS SHORT_TESTS
+# A variable that means something else to bash.
+unexport SECONDS
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help:
+	@echo 'make demo       a replicated /dev/brmr0 on three virtual machines, from nothing to compared disks'
+	@echo 'make shell      the same machines, with a prompt, to play with'
+	@echo 'make check      everything that needs no virtual machine: format, lint, host tests, both kernels compile'
+	@echo 'make test       make check, then all tests on virtual machines; a short set of them on the other kernel'
+	@echo '                (TESTS="io flush" selects those of tests/vm)'
+	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
+	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
 	@echo 'make modules    build rmr.ko and brmr.ko (CLIPPY=1: lint; KRUSTFLAGS=-Dwarnings: no warnings)'
+	@echo 'make format     format the Rust sources'
 	@echo 'make kernel     get the kernel and what is needed to build modules for it'
 	@echo 'make root       make the Debian 13 root in which everything is built'
 	@echo 'make clean      remove what was built from this checkout'
 	@echo 'make distclean  remove the whole cache, root and kernels included'
 	@echo 'KERNEL=7.2, KERNEL=7.3 or an exact release selects the kernel, RMR_CACHE=DIR the cache'
 
+.PHONY: demo
+demo:
+	@scripts/demo.sh
+
+.PHONY: shell
+shell:
+	@scripts/shell.sh
+
+.PHONY: check
+check:
+	@scripts/check.sh
+
+.PHONY: test
+test:
+	@scripts/test.sh
+
+.PHONY: bench
+bench:
+	@scripts/bench.sh $(BENCH)
+
+.PHONY: fuzz
+fuzz:
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(FUZZ)
+
 .PHONY: modules
 modules:
 	@scripts/modules.sh
+
+.PHONY: format
+format:
+	@scripts/format.sh
 
 .PHONY: kernel
 kernel:
