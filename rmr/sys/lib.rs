@@ -38,3 +38,6 @@ pub mod sysfs;
 pub mod time;
 pub mod wait;
 pub mod work;
+
+/// What the lines of this crate in the log begin with.
+const __LOG_PREFIX: &[u8] = b"rmr\0";

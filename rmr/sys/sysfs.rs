@@ -35,12 +35,17 @@
 //! [`Class`], which a module drops last, waits until there are none. A store that has been counted
 //! out still has to return to the kernel; it does so without going to sleep, and the class waits
 //! for an RCU-tasks grace period, which ends when each task has gone to sleep or left the kernel.
+//! Before that the class waits until all its directories were dropped, as the callbacks of one that
+//! was forgotten would be called in a module that is gone.
 //!
-//! *What is left to the caller* (a deadlock, not a danger to memory): a `Dir` must not be dropped
-//! while a lock is held that one of its callbacks takes; nor by a store, of it or of a directory
-//! below it, that is not marked with `removes_self`.
+//! *What is left to the caller*, who gets a deadlock for a mistake but no danger to memory: a `Dir`
+//! must not be dropped while a lock is held that one of its callbacks takes; nor by a store, of it
+//! or of a directory below it, that is not marked with `removes_self`. Where the stores of one
+//! directory make others, that one is dropped before the list of the others is emptied, since until
+//! then a store may add to it. Between a directory and its data there must be no circle left.
 
 use crate::ffi;
+use crate::wait::WaitQueue;
 use core::fmt;
 use core::ptr;
 use core::ptr::NonNull;
@@ -50,26 +55,40 @@ use kernel::error::to_result;
 use kernel::ffi::c_char;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Full;
+use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::types::Opaque;
 
 /// Longest uevent environment.
 const MAX_ENV: usize = 16;
 
+/// How long a class waits for its directories before it complains.
+const PATIENCE_MS: u32 = 10_000;
+
 // -- Class --
 
 /// A class of ours: a folder `/sys/class/NAME`.
 ///
-/// It belongs into the module's struct, after every [`Dir`]: dropping it waits until the module may
-/// be unloaded, see the head of this file. It does not go before the last directory of it went.
+/// It belongs into the module's struct, after every [`Dir`]: dropping it waits until the last
+/// directory of it is gone and the module may be unloaded, see the head of this file.
 pub struct Class {
     raw: Arc<RawClass>,
 }
 
 /// # Invariants
 ///
-/// Made by `class_create`, and not destroyed.
-struct RawClass(NonNull<bindings::class>);
+/// `class` was made by `class_create` and is not destroyed.
+#[pin_data(PinnedDrop)]
+struct RawClass {
+    class: NonNull<bindings::class>,
+    name: &'static CStr,
+    /// Directories that are, or are in, a device of the class.
+    dirs: Atomic<u32>,
+    #[pin]
+    dir_gone: WaitQueue,
+}
 
 // SAFETY: A class is used from any thread.
 unsafe impl Send for RawClass {}
@@ -80,27 +99,51 @@ impl Class {
     /// Registers the class. Sleeps.
     pub fn register(name: &'static CStr) -> Result<Self> {
         // SAFETY: The name is static. The kernel frees the class when it is released.
-        let raw = from_err_ptr(unsafe { bindings::class_create(name.as_char_ptr()) })?;
+        let class = from_err_ptr(unsafe { bindings::class_create(name.as_char_ptr()) })?;
+        let class = NonNull::new(class).ok_or(ENOMEM)?;
         // INVARIANT: Made above.
-        let raw = RawClass(NonNull::new(raw).ok_or(ENOMEM)?);
-        Ok(Self {
-            raw: Arc::new(raw, GFP_KERNEL)?,
-        })
+        let init = pin_init!(RawClass {
+            class,
+            name,
+            dirs: Atomic::new(0),
+            dir_gone <- WaitQueue::new(),
+        });
+        let raw = Arc::pin_init(init, GFP_KERNEL).inspect_err(|_| {
+            // SAFETY: Made above, and not used any more.
+            unsafe { bindings::class_destroy(class.as_ptr()) };
+        })?;
+        Ok(Self { raw })
     }
 }
 
 impl Drop for Class {
     fn drop(&mut self) {
+        let none_left = || self.raw.dirs.load(Relaxed) == 0;
+        let mut waited = self.raw.dir_gone.wait_until_timeout(PATIENCE_MS, none_left);
+        while waited.is_err() {
+            // A mistake in the module. Its callbacks would be called after it is unloaded, so it
+            // must stay.
+            let dirs = self.raw.dirs.load(Relaxed);
+            pr_err!(
+                "{} directories of class {} were never removed, the module cannot be unloaded\n",
+                dirs,
+                self.raw.name
+            );
+            waited = self
+                .raw
+                .dir_gone
+                .wait_until_timeout(60 * PATIENCE_MS, none_left);
+        }
         // SAFETY: Always safe to call where one may sleep.
         unsafe { ffi::rmr_sys_self_removal_drain() };
     }
 }
 
-impl Drop for RawClass {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant; each directory of the class has a reference to this, so
-        // none is left.
-        unsafe { bindings::class_destroy(self.0.as_ptr()) };
+#[pinned_drop]
+impl PinnedDrop for RawClass {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant; each directory has a reference to this, so none is left.
+        unsafe { bindings::class_destroy(self.class.as_ptr()) };
     }
 }
 
@@ -368,6 +411,8 @@ impl Device {
     ///
     /// `kobj` must be that of a device of `class`, and alive.
     unsafe fn new(kobj: NonNull<bindings::kobject>, class: Arc<RawClass>) -> Self {
+        // No order is needed: each directory is counted, by somebody who has one, or the class.
+        class.dirs.fetch_add(1, Relaxed);
         // SAFETY: By the function's requirement. INVARIANT: The reference taken here.
         unsafe { bindings::kobject_get(kobj.as_ptr()) };
         Self { kobj, class }
@@ -385,6 +430,8 @@ impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
         unsafe { bindings::kobject_put(self.kobj.as_ptr()) };
+        self.class.dirs.fetch_sub(1, Full);
+        self.class.dir_gone.wake_all();
     }
 }
 
@@ -444,7 +491,7 @@ impl<T: Send + Sync + 'static> Dir<T> {
     ) -> Result<Self> {
         check_name(name)?;
         let files = Files::new(attrs, &data, true)?;
-        let raw = class.raw.0.as_ptr();
+        let raw = class.raw.class.as_ptr();
         // SAFETY: The class is registered. The name is copied. The group lives until the device is
         // removed.
         let device = from_err_ptr(unsafe {
