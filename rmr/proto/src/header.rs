@@ -15,6 +15,7 @@ use crate::ids::Seq;
 use crate::ids::Uuid;
 use crate::limits::LimitsError;
 use crate::request::RequestError;
+use crate::status::Status;
 use core::error::Error;
 use core::fmt;
 use core::mem::offset_of;
@@ -177,6 +178,16 @@ pub enum WireError {
     Limits(LimitsError),
     /// The report of a member has an impossible geometry.
     Geometry(GeometryError),
+}
+
+impl WireError {
+    /// What a member answers to such a message.
+    pub const fn status(&self) -> Status {
+        match self {
+            Self::Version(_) => Status::WrongVersion,
+            _ => Status::Invalid,
+        }
+    }
 }
 
 impl fmt::Display for WireError {

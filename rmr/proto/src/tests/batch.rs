@@ -222,6 +222,8 @@ fn refused_fields() {
 
     assert_eq!(with(0, b"x"), WireError::Magic);
     assert_eq!(with(8, &[2, 0]), WireError::Version(2));
+    assert_eq!(WireError::Version(2).status(), Status::WrongVersion);
+    assert_eq!(WireError::Magic.status(), Status::Invalid);
     assert_eq!(with(10, &[9, 0]), WireError::Kind(9));
     assert_eq!(with(10, &[16, 0]), WireError::Kind(16));
     assert_eq!(with(10, &[2, 0]), WireError::Direction { index: 0 });
