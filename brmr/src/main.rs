@@ -28,10 +28,10 @@ struct Brmr {
 }
 
 impl kernel::Module for Brmr {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
+    fn init(module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
             _client: client::Tree::new()?,
-            _server: server::Tree::new()?,
+            _server: server::Tree::new(module)?,
             _drain: brmr_sys::DiskDrain::new(),
         })
     }

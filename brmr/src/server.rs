@@ -38,11 +38,12 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Makes the class and its directories. Sleeps.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
         let class = Class::register(c"brmr-server")?;
         let stores = Dir::in_class(&class, c"stores", rmr_sys::sysfs::no_data()?, &[])?;
         let registry = Arc::pin_init(
             pin_init!(Registry {
+                module,
                 dir: stores,
                 stores <- new_mutex!(KVec::new()),
             }),
@@ -77,6 +78,7 @@ struct Attached {
 /// All stores of this node.
 #[pin_data]
 struct Registry {
+    module: &'static ThisModule,
     dir: Dir<()>,
     #[pin]
     stores: Mutex<KVec<Attached>>,
@@ -182,7 +184,7 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
     };
     registry.check_name(COMMAND, &name)?;
     rmr::server::check_member(COMMAND, &name, member)?;
-    registry.attach(LocalStore::create(path, &create)?)
+    registry.attach(LocalStore::create(registry.module, path, &create)?)
 }
 
 fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
@@ -207,7 +209,7 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
     };
     let (path, name, sectors) = parse().map_err(malformed!(COMMAND))?;
     registry.check_name(COMMAND, &name)?;
-    let store = LocalStore::open(path, &name)?;
+    let store = LocalStore::open(registry.module, path, &name)?;
     let size = store.info().geometry.size() / 512;
     if sectors.is_some_and(|sectors| sectors != size) {
         return Err(refuse!(

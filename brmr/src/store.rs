@@ -13,12 +13,14 @@ use brmr_sys::BioSet;
 use brmr_sys::BlockDevice;
 use brmr_sys::OpenError;
 use brmr_sys::WriteFlags;
+use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr::refuse;
+use rmr::refuse::numbered;
 use rmr::store::Store;
 use rmr::store::StoreDone;
 use rmr::store::StoreInfo;
@@ -41,6 +43,7 @@ use rmr_proto::Uuid;
 use rmr_proto::FIRST_SUPERBLOCK;
 use rmr_proto::RECORD_BYTES;
 use rmr_sys::crc::KernelCrc;
+use rmr_sys::module::ModuleRef;
 use rmr_sys::rand;
 use rmr_sys::work::Flags;
 use rmr_sys::work::Queue;
@@ -71,6 +74,7 @@ struct Current<T> {
 /// An open store.
 #[pin_data]
 pub(crate) struct LocalStore {
+    module: &'static ThisModule,
     info: StoreInfo,
     layout: Layout,
     bios: BioSet<Answer>,
@@ -116,7 +120,7 @@ fn open_device(command: &str, path: &str) -> Result<Arc<BlockDevice>> {
 impl LocalStore {
     /// Makes a store on the device and opens it. Sleeps, and takes as long as zeroing the data area takes; a
     /// fatal signal interrupts it, and leaves a store that must be created again with `force`.
-    pub(crate) fn create(path: &str, create: &Create) -> Result<Arc<Self>> {
+    pub(crate) fn create(module: &'static ThisModule, path: &str, create: &Create) -> Result<Arc<Self>> {
         const COMMAND: &str = "create_store";
         let device = open_device(COMMAND, path)?;
         let layout = Layout::compute(device.size(), create.geometry)
@@ -170,18 +174,18 @@ impl LocalStore {
         device.flush().map_err(failed)?;
         superblock.record.state = StoreState::Ready;
         superblock.write(&device).map_err(failed)?;
-        Self::new(device, superblock, epoch)
+        Self::new(module, device, superblock, epoch)
     }
 
     /// Opens the store that is on the device. It must be one of pool `name`. Sleeps.
-    pub(crate) fn open(path: &str, name: &PoolName) -> Result<Arc<Self>> {
+    pub(crate) fn open(module: &'static ThisModule, path: &str, name: &PoolName) -> Result<Arc<Self>> {
         const COMMAND: &str = "add_store";
         let device = open_device(COMMAND, path)?;
         let superblock = Current::<Superblock>::read(&device, path)?;
         let record = &superblock.record;
         if record.name != *name {
             return Err(refuse!(
-                ESTALE,
+                numbered(bindings::ESTALE),
                 "{}: device {} has the store of pool {}, not of {}; give the right pool= or device=",
                 COMMAND,
                 path,
@@ -191,7 +195,7 @@ impl LocalStore {
         }
         if record.state != StoreState::Ready {
             return Err(refuse!(
-                EUCLEAN,
+                numbered(bindings::EUCLEAN),
                 "{}: creating the store on device {} was not finished; use create_store with force=1",
                 COMMAND,
                 path
@@ -212,10 +216,11 @@ impl LocalStore {
             .check_fits(device.size())
             .map_err(|error| refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error))?;
         let epoch = Current::<EpochRecord>::read(&device, path, &record.layout, record.store)?;
-        Self::new(device, superblock, epoch)
+        Self::new(module, device, superblock, epoch)
     }
 
     fn new(
+        module: &'static ThisModule,
         device: Arc<BlockDevice>,
         superblock: Current<Superblock>,
         epoch: Current<EpochRecord>,
@@ -234,6 +239,7 @@ impl LocalStore {
         let zeroes = Queue::new(c"brmr-zeroes", Flags::UNBOUND | Flags::MEM_RECLAIM)?;
         Arc::pin_init(
             pin_init!(Self {
+                module,
                 info,
                 layout,
                 bios,
@@ -302,7 +308,7 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
     match scan.found() {
         Found::Blank => Ok(()),
         Found::Store(Some(other)) if other != create.name => Err(refuse!(
-            EMEDIUMTYPE,
+            numbered(bindings::EMEDIUMTYPE),
             "create_store: device {} has a store of pool {}; if that is not needed any more, wipe it (wipefs does not know it: dd if=/dev/zero bs=1M count=1) first",
             path,
             other
@@ -339,7 +345,7 @@ impl Current<Superblock> {
                     };
                     if found.is_ok() {
                         return Err(refuse!(
-                            EUCLEAN,
+                            numbered(bindings::EUCLEAN),
                             "device {} has superblocks of more than one store, and none at the begin; it cannot be said which is right",
                             path
                         ));
@@ -351,7 +357,7 @@ impl Current<Superblock> {
         };
         let newest = pick_newest(first, second).map_err(|error| {
             refuse!(
-                EMEDIUMTYPE,
+                numbered(bindings::EMEDIUMTYPE),
                 "device {} has no store: {}; use create_store for a new one",
                 path,
                 error
@@ -392,7 +398,7 @@ impl Current<EpochRecord> {
         let copy1 = EpochRecord::parse::<KernelCrc>(store, second, &buf[..]);
         let newest = pick_newest(copy0, copy1).map_err(|error| {
             refuse!(
-                EUCLEAN,
+                numbered(bindings::EUCLEAN),
                 "add_store: device {}: the epoch record is lost: {}; what this store missed cannot be known, create it anew",
                 path,
                 error
@@ -426,6 +432,10 @@ impl Store for LocalStore {
         let mut info = self.info.clone();
         info.pool_uuid = self.superblock.lock().record.pool;
         info
+    }
+
+    fn hold(&self) -> Option<ModuleRef> {
+        ModuleRef::get(self.module)
     }
 
     fn submit(&self, io: StoreIo, done: StoreDone) {

@@ -15,6 +15,12 @@ macro_rules! refuse {
     }};
 }
 
+/// The error of that number, for those that the kernel crate does not name in Linux 7.2.
+pub fn numbered(errno: u32) -> Error {
+    // Below 4096, as all of them.
+    Error::from_errno(-(errno as i32))
+}
+
 /// The errno for a command line that cannot be understood.
 pub fn errno(error: &options::Error<'_>) -> Error {
     match error {

@@ -9,6 +9,7 @@
 use crate::server;
 use kernel::prelude::*;
 use rmr_proto::{EpochRecord, Geometry, Limits, MemberId, PoolName, Status, Uuid};
+use rmr_sys::module::ModuleRef;
 use rtrs::DataRef;
 
 /// Who a store is and what it can do; constant while the store is attached.
@@ -65,6 +66,10 @@ pub struct StoreIo {
 pub trait Store: Send + Sync {
     /// Identity and capabilities.
     fn info(&self) -> StoreInfo;
+
+    /// Keeps the module that the store's code is in loaded, while a client uses the store. `None` if it is being
+    /// unloaded: then no client gets in.
+    fn hold(&self) -> Option<ModuleRef>;
 
     /// Starts `io`; `done` is finished exactly once, possibly before this returns. Must not wait for the disk.
     fn submit(&self, io: StoreIo, done: StoreDone);

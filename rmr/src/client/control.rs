@@ -3,7 +3,9 @@
 //! Control messages from a client to a member, and the errors that an administrator gets to see from them.
 
 use super::session::Session;
+use crate::refuse::numbered;
 use core::fmt;
+use kernel::bindings;
 use kernel::error::code;
 use kernel::prelude::*;
 use rmr_proto::Control;
@@ -40,7 +42,7 @@ impl Failure {
         match self {
             Self::Unreachable(error) if *error == code::ERESTARTSYS => code::EINTR,
             Self::Unreachable(error) | Self::Local(error) => *error,
-            Self::Garbled(_) => code::EPROTO,
+            Self::Garbled(_) => numbered(bindings::EPROTO),
             Self::Refused(status) => Error::from_errno(-status.to_errno()),
         }
     }

@@ -27,7 +27,9 @@ use super::tags::Links;
 use super::volume::Consumer;
 use super::volume::VolumeLimits;
 use crate::refuse;
+use crate::refuse::numbered;
 use crate::refuse::text;
+use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
@@ -187,7 +189,7 @@ impl Pool {
                 "it belongs to a pool already; use mode=assemble, or delete the store and create it anew",
             )),
             Some(Mode::Assemble) if new => Some((
-                ENODATA,
+                numbered(bindings::ENODATA),
                 "its store is new and holds nothing yet; use mode=create",
             )),
             _ if self.chunk_size.is_some_and(|size| size != report.geometry.chunk_size()) => {

@@ -20,8 +20,10 @@ use super::serving::Directory;
 use super::serving::Serving;
 use super::sysfs;
 use crate::refuse;
+use crate::refuse::numbered;
 use crate::store::Store;
 use crate::store::StoreInfo;
+use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -35,6 +37,7 @@ use rmr_proto::PoolName;
 use rmr_proto::Reply;
 use rmr_proto::Status;
 use rmr_sys::global::Global;
+use rmr_sys::module::ModuleRef;
 use rmr_sys::sysfs::Dir;
 
 /// The port of the node's RTRS server, as in the C project.
@@ -53,8 +56,14 @@ struct Attached {
     store: Arc<dyn Store>,
     info: StoreInfo,
     member: MemberState,
-    /// The session over which the client attached, while it is connected.
-    client: Option<Arc<Session>>,
+    client: Option<Client>,
+}
+
+/// The client that has the pool open, while its session is connected.
+struct Client {
+    session: Arc<Session>,
+    /// The store is not to be unloaded under it.
+    _hold: ModuleRef,
 }
 
 struct Entry {
@@ -195,7 +204,7 @@ impl Registry {
             }
             if entry.pool.member != info.member {
                 return Err(refuse!(
-                    ESTALE,
+                    numbered(bindings::ESTALE),
                     "the store is member {} of pool {}, but this node joined it as member {}; leave the pool and join it as member {}",
                     info.member,
                     name,
@@ -304,7 +313,7 @@ impl Registry {
                 generation,
                 takeover,
             } => {
-                let other = attached.client.as_ref().is_some_and(|c| !Arc::ptr_eq(c, session));
+                let other = attached.client.as_ref().is_some_and(|c| !Arc::ptr_eq(&c.session, session));
                 let next = attached.member.promise(to, *generation, *takeover, other)?;
                 // Fences: what runs under the old generation ends, nothing more of it comes in.
                 self.retire(attached);
@@ -313,10 +322,14 @@ impl Registry {
             }
             Control::Install { to, config, assign } => {
                 let next = attached.member.install(to, config, *assign)?;
+                let hold = attached.store.hold().ok_or(Status::NoStore)?;
                 self.retire(attached);
                 attached.keep(next)?;
                 self.serve(attached).map_err(status)?;
-                attached.client = Some(session.clone());
+                attached.client = Some(Client {
+                    session: session.clone(),
+                    _hold: hold,
+                });
                 Ok(())
             }
             Control::Detach {
@@ -357,7 +370,7 @@ impl Registry {
     pub(crate) fn disconnected(&self, session: &Arc<Session>) {
         let mut inner = self.inner.lock();
         for attached in inner.entries.iter_mut().filter_map(|e| e.attached.as_mut()) {
-            if attached.client.as_ref().is_some_and(|c| Arc::ptr_eq(c, session)) {
+            if attached.client.as_ref().is_some_and(|c| Arc::ptr_eq(&c.session, session)) {
                 attached.client = None;
             }
         }
@@ -415,7 +428,7 @@ pub fn check_member(command: &str, name: &PoolName, member: MemberId) -> Result 
     let inner = registry.inner.lock();
     match inner.entries.iter().find(|e| e.pool.name == *name) {
         Some(entry) if entry.pool.member != member => Err(refuse!(
-            ESTALE,
+            numbered(bindings::ESTALE),
             "{}: this node joined pool {} as member {}, not {}; give that member_id=, or leave the pool first",
             command,
             name,
