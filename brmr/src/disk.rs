@@ -140,6 +140,7 @@ impl Front {
             offset: request.offset(),
             len: request.len(),
             data,
+            queue: request.hw_queue(),
             last,
         })
     }
@@ -147,6 +148,7 @@ impl Front {
 
 impl Driver for Front {
     fn queue(&self, mut request: Request, last: bool) -> Result<(), (Request, Busy)> {
+        let queue = request.hw_queue();
         let refused = match self.translate(&mut request, last) {
             Err(status) => Some((request, status)),
             Ok(io) => match self.requests.park(request) {
@@ -165,14 +167,14 @@ impl Driver for Front {
             request.complete(status);
             if last {
                 // Those before it wait for a last one.
-                self.volume.kick();
+                self.volume.kick(queue);
             }
         }
         Ok(())
     }
 
-    fn commit(&self, _hw_queue: u32) {
-        self.volume.kick();
+    fn commit(&self, hw_queue: u32) {
+        self.volume.kick(hw_queue);
     }
 }
 

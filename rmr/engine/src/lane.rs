@@ -17,10 +17,13 @@
 //! The caller owns the queue, under the lane's lock; [`Lane`] does the counting:
 //!
 //! ```text
-//! push to queue; lane.queue(part)?   ─┐
-//! lane.completed()                   ─┼─► while let Send(n) = lane.decide(event):
-//! kick                               ─┘       take n from the queue; lane.sent(rest of the queue); send
+//! push to the queue; lane.queue(part) ─┐
+//! lane.completed()                     ├─► while let Some(n) = lane.decide(event):
+//! end of a plug, a permit              ┘       take n from the queue; lane.sent(what is left in it); send; event = Kick
 //! ```
+//!
+//! (`Kick` for the second and later rounds: one completion is followed by one message, and by more only if they
+//! are full.)
 
 use core::borrow::Borrow;
 

@@ -48,12 +48,13 @@ impl Shell {
         }
     }
 
-    fn pump(&mut self, event: Event) {
+    fn pump(&mut self, mut event: Event) {
         while let Some(n) = self.lane.decide(event) {
             assert!(n > 0);
             let message = self.queue.drain(..usize::from(n)).collect();
             self.messages.push(message);
             self.lane.sent(self.queue.iter().map(|(_, part)| part));
+            event = Event::Kick;
         }
     }
 

@@ -443,8 +443,16 @@ impl World {
     }
 }
 
+/// PROPTEST_CASES, or enough for a quick run.
+fn cases() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(1000),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(cases())]
 
     #[test]
     fn nothing_is_lost(steps in steps()) {

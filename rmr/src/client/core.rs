@@ -46,7 +46,6 @@ use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_sys::gate::Entered;
 use rmr_sys::lock::IrqLocks;
-use rmr_sys::percpu::this_cpu;
 use rmr_sys::percpu::Counters;
 use rmr_sys::slots::Slots;
 use rmr_sys::work::Job;
@@ -85,6 +84,8 @@ pub(crate) struct Request {
     pub(crate) offset: u64,
     pub(crate) len: u32,
     pub(crate) data: Option<IoData>,
+    /// Lanes it gathers in, see [`Core::set`].
+    pub(crate) set: usize,
     /// Write sequence number; 0 until it has one, and for what is no write.
     pub(crate) seq: Seq,
     /// Travels in a message of its own, since one that carried it failed.
@@ -126,8 +127,8 @@ pub(crate) struct Core {
     pub(crate) max_io: u32,
     /// The receivers, in the order of their member ids.
     pub(crate) legs: KVec<Leg>,
-    /// CPUs that have lanes of their own.
-    pub(crate) cpus: usize,
+    /// Sets of lanes, one for each CPU. Beyond them, there is one for single requests.
+    pub(crate) sets: usize,
     pub(crate) lanes: IrqLocks<Lane>,
     pub(crate) batches: IrqLocks<Batch>,
     pub(crate) links: Links,
@@ -159,6 +160,7 @@ impl Core {
             offset,
             len,
             data: io.data,
+            set: this.set(io.queue),
             ..Request::default()
         };
         request.into_index();
@@ -170,7 +172,7 @@ impl Core {
         match this.overlap.insert(tag, range, io.op.is_write()) {
             Insert::Admitted => Self::start(this, tag, io.last),
             // Whoever is in its way starts it. What waits for the end of its plug must not wait for that.
-            Insert::Held if io.last => lane::kick(this),
+            Insert::Held if io.last => lane::kick(this, this.set(io.queue)),
             Insert::Held => {}
             Insert::Refused => {
                 drop(this.requests.adopt(tag as usize));
@@ -217,6 +219,11 @@ impl Core {
         })
     }
 
+    /// The set of lanes of a consumer's queue.
+    pub(crate) fn set(&self, queue: u32) -> usize {
+        queue as usize % self.sets
+    }
+
     /// Ways of this configuration, see [`lane`].
     pub(crate) fn ways(&self) -> usize {
         1 + self.legs.len()
@@ -241,20 +248,21 @@ impl Core {
             return Self::finish(this, tag, Status::Io);
         }
         let route = this.with_request(tag, |request| {
+            let set = if request.alone { this.sets } else { request.set };
             if request.op == IoOp::Read {
-                let way = this.reader(request.tried).map(|leg| 1 + leg).ok_or(Status::Io);
-                return (way, request.alone);
+                let leg = this.reader(set, request.tried);
+                return (leg.map(|leg| 1 + leg).ok_or(Status::Io), set);
             }
             if request.op.is_write() && request.seq.is_none() {
                 match this.window.issue() {
                     Some(seq) => request.seq = seq,
-                    None => return (Err(Status::OutOfWindow), false),
+                    None => return (Err(Status::OutOfWindow), set),
                 }
             }
-            (Ok(lane::ALL), request.alone)
+            (Ok(lane::ALL), set)
         });
         match route {
-            Some((Ok(way), alone)) => lane::add(this, way, tag, alone, last),
+            Some((Ok(way), set)) => lane::add(this, set, way, tag, last),
             Some((Err(Status::OutOfWindow), _)) => exception::again(this, tag),
             Some((Err(status), _)) => Self::finish(this, tag, status),
             None => {}
@@ -262,10 +270,10 @@ impl Core {
     }
 
     /// The leg to read from, other than those `tried`.
-    fn reader(&self, tried: MemberSet) -> Option<usize> {
+    fn reader(&self, set: usize, tried: MemberSet) -> Option<usize> {
         let policy = Policy::from_bits(self.policy.load(Relaxed));
         let candidates = self.config.in_sync.minus(tried);
-        let first = this_cpu() as usize * self.ways();
+        let first = set * self.ways();
         let turn = self.lanes[first].with(|lane| lane.turn);
         let mut next = turn;
         let member = policy.pick(candidates, &mut next, |member| {

@@ -3,10 +3,10 @@
 //! How requests gather into messages, and the messages of one batch on their way.
 //!
 //! A *way* is whom a message goes to: way 0 is all receivers, way 1 + n is leg n alone, for reads. There is a
-//! lane for each CPU and way, and one more for each way that sends requests one by one, for those whose
-//! batch failed. A lane has a few batches; a batch is the same requests to every leg of its way, one message
-//! for each leg. When a batch leaves and how much it takes is the engine's decision (`rmr_engine::lane`);
-//! permits for all legs are taken before anything is sent.
+//! *set* of lanes, one for each way, for each queue of the consumer, which has one per CPU if it is wise; a
+//! further set sends requests one by one, those whose batch failed. A lane has a few batches; a batch is the
+//! same requests to every leg of its way, one message for each leg. When a batch leaves and how much it takes
+//! is the engine's decision (`rmr_engine::lane`); permits for all legs are taken before anything is sent.
 //!
 //! Locks: a lane's, then a batch's. Nothing is sent or completed under either.
 
@@ -28,7 +28,6 @@ use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Entered;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::new_irq_locks;
-use rmr_sys::percpu::this_cpu;
 use rtrs::Confirm;
 use rtrs::Dir;
 use rtrs::Errno;
@@ -49,6 +48,8 @@ pub(crate) struct Lane {
     free: u32,
     /// Batches that are filled but found no permit, by bit.
     stalled: u32,
+    /// Requests that said that more follow may be queued in this set; used in the lanes of way 0 only.
+    plugged: bool,
     /// Cursor of the read policy; used in the lanes of way 0 only.
     pub(crate) turn: u32,
 }
@@ -60,6 +61,7 @@ impl Lane {
             queue: TagList::new(),
             free: (1 << BATCHES) - 1,
             stalled: 0,
+            plugged: false,
             turn: 0,
         }
     }
@@ -102,14 +104,14 @@ pub(crate) struct Failure {
     pub(crate) batch: u16,
 }
 
-/// Lanes and batches for `cpus` CPUs and `legs` legs. May sleep.
+/// Lanes and batches for `sets` queues of the consumer and `legs` legs. May sleep.
 pub(crate) fn build(
-    cpus: usize,
+    sets: usize,
     legs: usize,
     caps: Caps,
 ) -> Result<(IrqLocks<Lane>, IrqLocks<Batch>)> {
     let ways = 1 + legs;
-    let shared = cpus * ways;
+    let shared = sets * ways;
     let lanes = new_irq_locks!(shared + ways, |index| {
         let requests = if index < shared { caps.requests } else { 1 };
         Lane::new(Caps { requests, ..caps })
@@ -142,9 +144,8 @@ pub(crate) fn build(
     Ok((lanes, batches))
 }
 
-/// Hands a request that may be sent to a lane of `way`: this CPU's, or the one for single requests.
-pub(crate) fn add(core: &Entered<Core>, way: usize, tag: u32, alone: bool, last: bool) {
-    let set = if alone { core.cpus } else { this_cpu() as usize };
+/// Hands a request that may be sent to the lane of `way` in a set.
+pub(crate) fn add(core: &Entered<Core>, set: usize, way: usize, tag: u32, last: bool) {
     let index = set * core.ways() + way;
     let part = core.part(tag);
     let fits = core.lanes[index].with(|lane| {
@@ -154,16 +155,20 @@ pub(crate) fn add(core: &Entered<Core>, way: usize, tag: u32, alone: bool, last:
         }
         fits
     });
-    if fits {
-        pump(core, index, Event::Arrival { last });
-    } else {
-        Core::finish(core, tag, Status::Invalid);
+    if !fits {
+        return Core::finish(core, tag, Status::Invalid);
+    }
+    pump(core, index, Event::Arrival { last });
+    // The end of a plug is the end for all lanes that its requests went to.
+    let all = &core.lanes[set * core.ways() + ALL];
+    if all.with(|lane| core::mem::replace(&mut lane.plugged, !last)) && last {
+        kick(core, set);
     }
 }
 
-/// Sends what has gathered on this CPU.
-pub(crate) fn kick(core: &Entered<Core>) {
-    let first = this_cpu() as usize * core.ways();
+/// Sends what has gathered in a set.
+pub(crate) fn kick(core: &Entered<Core>, set: usize) {
+    let first = set * core.ways();
     for index in first..first + core.ways() {
         pump(core, index, Event::Kick);
     }

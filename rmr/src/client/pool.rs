@@ -454,15 +454,15 @@ impl Pool {
                 GFP_KERNEL,
             )?;
         }
-        let cpus = rmr_sys::percpu::cpus() as usize;
+        let sets = rmr_sys::percpu::cpus() as usize;
         let caps = Caps {
             requests: MAX_BATCH as u16,
             data: attached.limits.max_io,
             segments: attached.limits.max_segments,
             in_flight: rmr_engine::lane::IN_FLIGHT,
         };
-        let (lanes, batches) = lane::build(cpus, legs.len(), caps)?;
-        let shards = new_irq_locks!(cpus * SHARDS_PER_CPU, |_| Shard::new())?;
+        let (lanes, batches) = lane::build(sets, legs.len(), caps)?;
+        let shards = new_irq_locks!(sets * SHARDS_PER_CPU, |_| Shard::new())?;
         Ok(Core {
             pool: attached.pool,
             config: attached.config.clone(),
@@ -470,7 +470,7 @@ impl Pool {
             logical_block: attached.limits.limits.logical_block,
             max_io: attached.limits.max_io,
             legs,
-            cpus,
+            sets,
             lanes,
             batches,
             links: Links::new(depth)?,

@@ -143,7 +143,21 @@ impl Registry {
             ));
         }
         inner.sessions.reserve(1, GFP_KERNEL)?;
-        let session = Arc::new(Session::open(name, paths)?, GFP_KERNEL)?;
+        let session = Session::open(name, paths).map_err(|error| {
+            let advice = if error == ENODEV {
+                "there is no RDMA device for this address; load its driver, or make one with `rdma link add`"
+            } else {
+                "check that the node is up, that rmr-server is loaded and has a pool there, and the network"
+            };
+            refuse!(
+                error,
+                "add_sess: session {} cannot be opened ({:?}): {}",
+                text(name),
+                error,
+                advice
+            )
+        })?;
+        let session = Arc::new(session, GFP_KERNEL)?;
         let dir = Dir::in_dir(&self.sessions_dir, name, session.clone(), &sysfs::SESSION)?;
         inner.sessions.push(
             Shared {

@@ -4,7 +4,7 @@
 //!
 //! ```ignore
 //! let volume = Volume::open(&PoolName::new(b"vol0")?, 128, consumer)?;   // may sleep: talks to all members
-//! volume.submit(7, Io { op: IoOp::Write { fua: false }, offset, len, data: Some(data), last: true })?;
+//! volume.submit(7, Io { op: IoOp::Write { fua: false }, offset, len, data: Some(data), queue: 0, last: true })?;
 //! // … consumer.complete(7, Status::Ok), from softirq or process context
 //! drop(volume);                                         // waits for all IO, detaches cleanly
 //! ```
@@ -75,8 +75,11 @@ pub struct Io {
     pub len: u32,
     /// The data of a read or write, `len` bytes.
     pub data: Option<IoData>,
-    /// No other request follows at once. If false, the request may wait for those that follow, until one of
-    /// them says `last` or [`Volume::kick`] is called.
+    /// Which of the consumer's queues it comes from, any number: one for each CPU is best. Requests of
+    /// different queues do not travel together.
+    pub queue: u32,
+    /// No other request of its queue follows at once. If false, the request may wait for those that follow,
+    /// until one of them says `last` or [`Volume::kick`] is called for the queue.
     pub last: bool,
 }
 
@@ -147,11 +150,11 @@ impl Volume {
         }
     }
 
-    /// Sends what has gathered on this CPU. Any context but hard interrupts.
+    /// Sends what has gathered of a queue. Any context but hard interrupts.
     #[inline(never)]
-    pub fn kick(&self) {
+    pub fn kick(&self, queue: u32) {
         if let Some(core) = self.opened.core.enter() {
-            lane::kick(&core);
+            lane::kick(&core, core.set(queue));
         }
     }
 }
