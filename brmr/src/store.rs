@@ -134,6 +134,16 @@ impl LocalStore {
                 path
             ));
         }
+        if device.logical_block() > RECORD_BYTES as u32 {
+            return Err(refuse!(
+                EINVAL,
+                "{}: device {} has blocks of {} bytes, at most {} are supported; take another device",
+                COMMAND,
+                path,
+                device.logical_block(),
+                RECORD_BYTES
+            ));
+        }
         check_free(&device, path, create)?;
         let superblock = Superblock {
             state: StoreState::Initialising,
@@ -158,6 +168,7 @@ impl LocalStore {
             record: superblock,
         };
         superblock.write(&device).map_err(failed)?;
+        forget_older(&device, &layout).map_err(failed)?;
         if !create.keep_data {
             let data = layout.data();
             device
@@ -309,7 +320,7 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
         Found::Blank => Ok(()),
         Found::Store(Some(other)) if other != create.name => Err(refuse!(
             numbered(bindings::EMEDIUMTYPE),
-            "create_store: device {} has a store of pool {}; if that is not needed any more, wipe it (wipefs does not know it: dd if=/dev/zero bs=1M count=1) first",
+            "create_store: device {} has a store of pool {}, which force=1 does not overwrite; if it is not needed any more, add_store and delete_store it first",
             path,
             other
         )),
@@ -321,6 +332,21 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
             found
         )),
     }
+}
+
+/// Blanks second superblocks of stores that the device had before: should the first one of the new store ever be
+/// lost, they would be taken for candidates.
+fn forget_older(device: &BlockDevice, layout: &Layout) -> Result {
+    let mut buf = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+    let [_, ours] = layout.superblock();
+    for place in Layout::second_superblocks(device.size()).filter(|p| *p != ours) {
+        device.read(place.offset, &mut buf[..])?;
+        if Superblock::parse::<KernelCrc>(place, &buf[..]).is_ok() {
+            buf.fill(0);
+            device.write(place.offset, &buf[..], WriteFlags::FUA)?;
+        }
+    }
+    Ok(())
 }
 
 impl Current<Superblock> {

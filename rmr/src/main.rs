@@ -30,6 +30,10 @@ struct Rmr {
 
 impl kernel::Module for Rmr {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        if !rmr_proto::crc_is_right::<rmr_sys::crc::KernelCrc>() {
+            pr_err!("the kernel's crc32c is not the one of the wire and disk formats\n");
+            return Err(EINVAL);
+        }
         Ok(Self {
             _client: client::sysfs::Tree::new()?,
             _server: server::sysfs::Tree::new()?,

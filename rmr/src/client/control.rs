@@ -43,7 +43,7 @@ impl Failure {
             Self::Unreachable(error) if *error == code::ERESTARTSYS => code::EINTR,
             Self::Unreachable(error) | Self::Local(error) => *error,
             Self::Garbled(_) => numbered(bindings::EPROTO),
-            Self::Refused(status) => Error::from_errno(-status.to_errno()),
+            Self::Refused(status) => Error::from_errno(status.to_errno()),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Listener {
             &*session.name,
             core::format_args!("{error}")
         );
-        op.respond(Status::Invalid.wire());
+        op.respond(error.status().wire());
     }
 }
 
