@@ -23,8 +23,9 @@
 //! admits the node. Nodes are only reached under the lock of a list they are in, except for `blockers`,
 //! which two shards may lower at once; so all other accesses are relaxed.
 //!
-//! Cost: an insert walks the list of its shard, but not for a read while no write is there; a removal walks only if
-//! somebody was held back by the request.
+//! Cost: an insert walks the list of its shard, but not if the request lies outside of all that is there (so a
+//! sequential stream never does), nor for a read while no write is there. A removal walks only if somebody was held
+//! back by the request.
 
 use crate::sync::AtomicU32;
 use crate::sync::AtomicU64;
@@ -104,6 +105,8 @@ pub struct Shard {
     head: u32,
     tail: u32,
     writes: u32,
+    /// Nothing in the list is outside of these bytes. Narrowed only when the list is empty.
+    hull: Range<u64>,
 }
 
 impl Shard {
@@ -113,6 +116,7 @@ impl Shard {
             head: NIL,
             tail: NIL,
             writes: 0,
+            hull: 0..0,
         }
     }
 }
@@ -232,7 +236,11 @@ where
     /// Puts a node at the end of a list; returns how many nodes there conflict with it.
     fn append(&self, shard: &mut Shard, place: Place, range: &Range<u64>, is_write: bool) -> u32 {
         let mut blockers = 0;
-        if is_write || shard.writes != 0 {
+        if shard.head == NIL {
+            shard.hull = range.clone();
+        }
+        let inside = range.start < shard.hull.end && shard.hull.start < range.end;
+        if inside && (is_write || shard.writes != 0) {
             let mut at = shard.head;
             while let Some((here, node)) = self.at(at) {
                 if node.conflicts(range, is_write) {
@@ -248,6 +256,7 @@ where
         }
         self.point(shard, Place(shard.tail), Step::Next, place.0);
         shard.tail = place.0;
+        shard.hull = shard.hull.start.min(range.start)..shard.hull.end.max(range.end);
         shard.writes += u32::from(is_write);
         blockers
     }
