@@ -234,17 +234,7 @@ impl<T: Send + Sync + 'static> Job<T> {
     /// Has it run after `ms` milliseconds from now, whether it was pending or not; 0 is at once.
     /// Any context.
     pub fn rearm(&self, ms: u32) {
-        let inner = self.inner();
-        // SAFETY: By the type invariant the item is initialised, and it exists until it is neither
-        // pending nor running; the queue exists as long.
-        unsafe {
-            bindings::mod_delayed_work_on(
-                cpu_or_any(u32::MAX),
-                inner.queue.raw.as_ptr(),
-                inner.delayed_work(),
-                time::ms_to_jiffies(ms),
-            )
-        };
+        self.inner().rearm(ms);
     }
 
     /// Takes it back if it is pending: `true`. It may be running nevertheless. Any context but
@@ -254,9 +244,13 @@ impl<T: Send + Sync + 'static> Job<T> {
         unsafe { bindings::cancel_delayed_work(self.inner().delayed_work()) }
     }
 
-    /// Takes it back if it is pending, and waits until it does not run. (Somebody may queue it
-    /// again.) Sleeps; not from its own run.
+    /// Takes it back if it is pending, and waits until it does not run, unless this is called by its
+    /// own run. (Somebody may queue it again.) Sleeps.
     pub fn cancel_wait(&self) {
+        if self.inner().runs_here() {
+            self.cancel();
+            return;
+        }
         // SAFETY: Initialised, by the type invariant.
         unsafe { bindings::cancel_delayed_work_sync(self.inner().delayed_work()) };
     }
@@ -286,10 +280,11 @@ impl<T: Send + Sync + 'static> Job<T> {
         let again = (this.run)(&this.data);
         if !this.orphan.load(Relaxed) {
             match again {
-                Again::No => false,
-                Again::Now => this.after(0),
-                Again::After(ms) => this.after(ms),
-            };
+                Again::No => {}
+                Again::Now => this.rearm(0),
+                // If somebody queued it meanwhile, it stays with that.
+                Again::After(ms) => _ = this.after(ms),
+            }
             return;
         }
         // SAFETY: Its handle is gone and left it to this run. The kernel does not touch the work
@@ -327,23 +322,39 @@ impl<T> Inner<T> {
             )
         }
     }
+
+    fn rearm(&self, ms: u32) {
+        let delay = time::ms_to_jiffies(ms);
+        // SAFETY: As in `after`.
+        unsafe {
+            bindings::mod_delayed_work_on(
+                cpu_or_any(u32::MAX),
+                self.queue.raw.as_ptr(),
+                self.delayed_work(),
+                delay,
+            )
+        };
+    }
+
+    /// Is this its own run?
+    fn runs_here(&self) -> bool {
+        // SAFETY: Within the item; no reference is made.
+        let work = unsafe { &raw mut (*self.delayed_work()).work };
+        // SAFETY: Always safe to call.
+        work == unsafe { bindings::current_work() }
+    }
 }
 
 impl<T: Send + Sync + 'static> Drop for Job<T> {
     fn drop(&mut self) {
         let inner = self.inner();
-        let work = inner.delayed_work();
-        // SAFETY: Always safe to call.
-        let current = unsafe { bindings::current_work() };
-        // SAFETY: Within the item; no reference is made.
-        if current == unsafe { &raw mut (*work).work } {
-            // Its own run, which cannot wait for itself. From here on nobody can queue it.
+        if inner.runs_here() {
+            // It cannot wait for itself. From here on nobody can queue it.
             self.cancel();
             inner.orphan.store(true, Relaxed);
             return;
         }
-        // SAFETY: Initialised, by the type invariant.
-        unsafe { bindings::cancel_delayed_work_sync(work) };
+        self.cancel_wait();
         // SAFETY: Neither pending nor running, and nobody can queue it any more: ours alone.
         let inner = unsafe { KBox::from_raw(self.inner.as_ptr()) };
         // SAFETY: Initialised, by the type invariant.
