@@ -109,14 +109,14 @@ static DEVICE: [Attr<Device>; 3] = [
         REGISTRY.get().ok_or(ENODEV)?.unmap(device)
     })
     .removes_self(),
-    Attr::ro(c"state", |device, w| write!(w, "{}\n", device.disk.state())),
-    Attr::ro(c"pool", |device, w| write!(w, "{}\n", device.pool)),
+    Attr::ro(c"state", |device, w| writeln!(w, "{}", device.disk.state())),
+    Attr::ro(c"pool", |device, w| writeln!(w, "{}", device.pool)),
 ];
 
 /// Files in `/sys/block/brmrN/brmr`.
 static BLOCK: [Attr<Device>; 2] = [
-    Attr::ro(c"state", |device, w| write!(w, "{}\n", device.disk.state())),
-    Attr::ro(c"pool", |device, w| write!(w, "{}\n", device.pool)),
+    Attr::ro(c"state", |device, w| writeln!(w, "{}", device.disk.state())),
+    Attr::ro(c"pool", |device, w| writeln!(w, "{}", device.pool)),
 ];
 
 impl Registry {

@@ -5,6 +5,7 @@
 //! It translates block requests to volume requests and outcomes to block statuses, nothing else. What
 //! happens to a request between is `rmr`'s business, when disks come and go is `client`'s.
 
+use crate::client::Device;
 use brmr_sys::BlkStatus;
 use brmr_sys::Busy;
 use brmr_sys::Disk;
@@ -13,7 +14,6 @@ use brmr_sys::Driver;
 use brmr_sys::Op;
 use brmr_sys::Request;
 use brmr_sys::RequestTable;
-use crate::client::Device;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
@@ -94,7 +94,7 @@ const fn counter(
 }
 
 fn show(device: &Device, w: &mut Writer<'_>, counter: Counter) -> Result {
-    write!(w, "{}\n", device.disk.stats.sum(counter as usize))
+    writeln!(w, "{}", device.disk.stats.sum(counter as usize))
 }
 
 /// Sends block requests to the volume.
@@ -130,9 +130,7 @@ impl Front {
         };
         self.stats.add(counter as usize, 1);
         let data = match op {
-            IoOp::Read | IoOp::Write { .. } => {
-                Some(request.map().map_err(|_| BlkStatus::Io)?)
-            }
+            IoOp::Read | IoOp::Write { .. } => Some(request.map().map_err(|_| BlkStatus::Io)?),
             _ => None,
         };
         Ok(Io {

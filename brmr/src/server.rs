@@ -94,14 +94,14 @@ static CTL: [Attr<Registry>; 2] = [
 ];
 
 static STORE: [Attr<LocalStore>; 6] = [
-    Attr::ro(c"dev_size", |store, w| write!(w, "{}\n", store.device().size() / 512)),
+    Attr::ro(c"dev_size", |store, w| writeln!(w, "{}", store.device().size() / 512)),
     Attr::ro(c"mapped_size", |store, w| {
-        write!(w, "{}\n", store.info().geometry.size() / 512)
+        writeln!(w, "{}", store.info().geometry.size() / 512)
     }),
-    Attr::ro(c"bdev_name", |store, w| write!(w, "{}\n", text(store.device().name()))),
+    Attr::ro(c"bdev_name", |store, w| writeln!(w, "{}", text(store.device().name()))),
     Attr::ro(c"state", |store, w| {
         let serving = REGISTRY.get().is_some_and(|r| r.is_serving(store));
-        write!(w, "{}\n", if serving { "mapped" } else { "unmapped" })
+        writeln!(w, "{}", if serving { "mapped" } else { "unmapped" })
     }),
     Attr::wo(c"remove_store", "1 | force", |store, line| {
         let force = forced("remove_store", line)?;
@@ -153,7 +153,10 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             .get("chunk_size")
             .map(|c| c.bytes_size(4096..=64 << 20))
             .transpose()?;
-        let init = options.get("init").map(|i| i.choice(&["zero", "equal"])).transpose()?;
+        let init = options
+            .get("init")
+            .map(|i| i.choice(&["zero", "equal"]))
+            .transpose()?;
         let force = options.get("force").map(|f| f.boolean()).transpose()?;
         Ok((path, name, sectors, member, chunk, init, force))
     };
@@ -204,7 +207,10 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             .get("mapped_size")
             .map(|s| s.sectors(1..=u64::MAX >> 9))
             .transpose()?;
-        options.get("mode").map(|m| m.choice(&["add"])).transpose()?;
+        options
+            .get("mode")
+            .map(|m| m.choice(&["add"]))
+            .transpose()?;
         Ok((path, name, sectors))
     };
     let (path, name, sectors) = parse().map_err(malformed!(COMMAND))?;
@@ -265,7 +271,10 @@ impl Registry {
     /// Takes a store away; `EBUSY` while a client has the pool open, unless forced. Sleeps.
     fn remove(&self, command: &str, store: &Arc<LocalStore>, force: bool) -> Result {
         let mut stores = self.stores.lock();
-        let place = stores.iter().position(|s| Arc::ptr_eq(&s.store, store)).ok_or(ENOENT)?;
+        let place = stores
+            .iter()
+            .position(|s| Arc::ptr_eq(&s.store, store))
+            .ok_or(ENOENT)?;
         if !force && stores.get(place).is_some_and(|s| s.handle.is_serving()) {
             return Err(refuse!(
                 EBUSY,

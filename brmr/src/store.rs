@@ -108,7 +108,9 @@ fn open_device(command: &str, path: &str) -> Result<Arc<BlockDevice>> {
     BlockDevice::open_exclusive(&name, None).map_err(|error| {
         let why = match error {
             OpenError::Absent => "does not exist; check the path",
-            OpenError::NotBlockDevice => "is not a block device; a file can be used through losetup",
+            OpenError::NotBlockDevice => {
+                "is not a block device; a file can be used through losetup"
+            }
             OpenError::InUse => "is in use; unmount it, or stop what uses it (see lsblk)",
             OpenError::ReadOnly => "is read-only; make it writable (blockdev --setrw)",
             OpenError::Other(_) => "cannot be opened; see the messages of its driver",
@@ -120,7 +122,11 @@ fn open_device(command: &str, path: &str) -> Result<Arc<BlockDevice>> {
 impl LocalStore {
     /// Makes a store on the device and opens it. Sleeps, and takes as long as zeroing the data area takes; a
     /// fatal signal interrupts it, and leaves a store that must be created again with `force`.
-    pub(crate) fn create(module: &'static ThisModule, path: &str, create: &Create) -> Result<Arc<Self>> {
+    pub(crate) fn create(
+        module: &'static ThisModule,
+        path: &str,
+        create: &Create,
+    ) -> Result<Arc<Self>> {
         const COMMAND: &str = "create_store";
         let device = open_device(COMMAND, path)?;
         let layout = Layout::compute(device.size(), create.geometry)
@@ -189,7 +195,11 @@ impl LocalStore {
     }
 
     /// Opens the store that is on the device. It must be one of pool `name`. Sleeps.
-    pub(crate) fn open(module: &'static ThisModule, path: &str, name: &PoolName) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        module: &'static ThisModule,
+        path: &str,
+        name: &PoolName,
+    ) -> Result<Arc<Self>> {
         const COMMAND: &str = "add_store";
         let device = open_device(COMMAND, path)?;
         let superblock = Current::<Superblock>::read(&device, path)?;
@@ -310,7 +320,13 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
             let len = PIECE.min(range.end - at);
             let piece = buf.get_mut(..len as usize).ok_or(EINVAL)?;
             device.read(at, piece).map_err(|error| {
-                refuse!(error, "create_store: device {} cannot be read at {} ({:?})", path, at, error)
+                refuse!(
+                    error,
+                    "create_store: device {} cannot be read at {} ({:?})",
+                    path,
+                    at,
+                    error
+                )
             })?;
             scan.feed(at, piece);
             at += len;
@@ -363,7 +379,7 @@ impl Current<Superblock> {
             }
             // The first is lost: the second is somewhere before the data area.
             Err(error) => {
-                let mut found = Err(error.clone());
+                let mut found = Err(*error);
                 for place in Layout::second_superblocks(device.size()) {
                     device.read(place.offset, &mut buf[..])?;
                     let Ok(copy) = Superblock::parse::<KernelCrc>(place, &buf[..]) else {

@@ -68,8 +68,10 @@ impl fmt::Display for Failure {
 
 /// Sends `message` over `session` and waits for the reply. Sleeps, at most [`TIMEOUT_MS`].
 pub(crate) fn call(session: &Session, message: &Control) -> Result<Reply, Failure> {
-    let mut header = KBox::new([0; MAX_CONTROL_BYTES], GFP_KERNEL).map_err(|e| Failure::Local(e.into()))?;
-    let mut reply = KBox::new([0; REPLY_BYTES], GFP_KERNEL).map_err(|e| Failure::Local(e.into()))?;
+    let mut header =
+        KBox::new([0; MAX_CONTROL_BYTES], GFP_KERNEL).map_err(|e| Failure::Local(e.into()))?;
+    let mut reply =
+        KBox::new([0; REPLY_BYTES], GFP_KERNEL).map_err(|e| Failure::Local(e.into()))?;
     let bytes = message
         .encode::<KernelCrc>(&mut header)
         .map_err(Failure::Garbled)?;

@@ -248,7 +248,11 @@ impl Core {
             return Self::finish(this, tag, Status::Io);
         }
         let route = this.with_request(tag, |request| {
-            let set = if request.alone { this.sets } else { request.set };
+            let set = if request.alone {
+                this.sets
+            } else {
+                request.set
+            };
             if request.op == IoOp::Read {
                 let leg = this.reader(set, request.tried);
                 return (leg.map(|leg| 1 + leg).ok_or(Status::Io), set);

@@ -7,10 +7,10 @@
 //! (`rmr_engine::retry`) what becomes of it. The job runs again, after a pause, while something is left.
 
 use super::core::Core;
-use crate::refuse;
 use super::lane;
 use super::tags::TagList;
 use super::volume::IoOp;
+use crate::refuse;
 use core::time::Duration;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
@@ -154,7 +154,12 @@ impl Exceptions {
             Some(Action::Complete(status)) => Fate::End(status),
             Some(Action::FailVolume(reason)) => {
                 if core.fail() {
-                    refuse!((), "pool {}: all IO fails from now on: {}", self.pool, reason);
+                    refuse!(
+                        (),
+                        "pool {}: all IO fails from now on: {}",
+                        self.pool,
+                        reason
+                    );
                 }
                 Fate::End(Status::Io)
             }

@@ -327,7 +327,7 @@ fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) 
     let over = core.batches[batch].with(|b| {
         b.failure = b.failure.or(failure);
         b.pending -= 1;
-        (b.pending == 0).then(|| (b.tags, b.len, b.failure))
+        (b.pending == 0).then_some((b.tags, b.len, b.failure))
     });
     let Some((tags, len, failure)) = over else {
         return false;

@@ -55,8 +55,8 @@ use rmr_proto::Target;
 use rmr_proto::Uuid;
 use rmr_proto::MAX_BATCH;
 use rmr_sys::new_irq_locks;
-use rmr_sys::rand;
 use rmr_sys::percpu::Counters;
+use rmr_sys::rand;
 use rmr_sys::slots::Slots;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::time::sleep_ms;
@@ -139,7 +139,11 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// A pool without members, with its directory in `parent`. Sleeps.
-    pub(crate) fn new(name: PoolName, chunk_size: Option<u64>, parent: &Dir<()>) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        name: PoolName,
+        chunk_size: Option<u64>,
+        parent: &Dir<()>,
+    ) -> Result<Arc<Self>> {
         let pool = Arc::pin_init(
             pin_init!(Self {
                 name,
@@ -157,7 +161,12 @@ impl Pool {
             }? Error),
             GFP_KERNEL,
         )?;
-        let own = Dir::in_dir(parent, &sysfs::file_name(name.as_str())?, pool.clone(), &sysfs::POOL)?;
+        let own = Dir::in_dir(
+            parent,
+            &sysfs::file_name(name.as_str())?,
+            pool.clone(),
+            &sysfs::POOL,
+        )?;
         let sessions = Dir::in_dir(&own, c"sessions", rmr_sys::sysfs::no_data()?, &[])?;
         let stats = Dir::in_dir(&own, c"stats", pool.clone(), &sysfs::STATS)?;
         *pool.dirs.lock() = Some(Dirs {
@@ -169,7 +178,11 @@ impl Pool {
     }
 
     /// Adds the member that the node behind `session` has of this pool. On success the session is the member's.
-    pub(crate) fn add_member(self: &Arc<Self>, session: &Arc<Session>, mode: Option<Mode>) -> Result {
+    pub(crate) fn add_member(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        mode: Option<Mode>,
+    ) -> Result {
         let mut admin = self.admin.lock();
         self.changeable(&admin, "add_sess")?;
         let report = control::query(session, self.name).map_err(|failure| {
@@ -198,7 +211,13 @@ impl Pool {
             _ => None,
         };
         if let Some((errno, why)) = refused {
-            return Err(refuse!(errno, "add_sess: pool {}, member {}: {}", self.name, id, why));
+            return Err(refuse!(
+                errno,
+                "add_sess: pool {}, member {}: {}",
+                self.name,
+                id,
+                why
+            ));
         }
         // What the engine would refuse at the attach is refused here, where the administrator sees the cause.
         let mut reports = self.reports(&admin)?;
@@ -300,7 +319,11 @@ impl Pool {
             return Err(ENOENT);
         }
         if admin.volume.is_some() {
-            return Err(refuse!(EBUSY, "pool {} is mapped already; unmap that device first", self.name));
+            return Err(refuse!(
+                EBUSY,
+                "pool {} is mapped already; unmap that device first",
+                self.name
+            ));
         }
         if admin.attached.is_none() {
             admin.attached = Some(self.attach(&mut admin, None)?);
@@ -311,7 +334,14 @@ impl Pool {
         let limits = attached.limits.clone();
         let exceptions = Exceptions::new(self.name, self.io_timeout_ms.clone())?;
         let job = Job::new(&registry.queue, exceptions.clone(), Exceptions::run)?;
-        let core = self.build(&admin.members, attached, depth, consumer, exceptions.clone(), job)?;
+        let core = self.build(
+            &admin.members,
+            attached,
+            depth,
+            consumer,
+            exceptions.clone(),
+            job,
+        )?;
         exceptions.core.publish(core)?;
         admin.volume = Some(exceptions.clone());
         Ok((exceptions, limits))
@@ -320,14 +350,26 @@ impl Pool {
     /// Makes this host the pool's client: promise and install on all members (R8). Sleeps.
     fn attach(&self, admin: &mut Admin, source: Option<MemberId>) -> Result<Attached> {
         let refused = |refusal: attach::Refusal| {
-            refuse!(Error::from_errno(refusal.errno()), "pool {}: cannot start: {}", self.name, refusal)
+            refuse!(
+                Error::from_errno(refusal.errno()),
+                "pool {}: cannot start: {}",
+                self.name,
+                refusal
+            )
         };
         let no_answer = |id: MemberId, failure: control::Failure| {
-            refuse!(failure.errno(), "pool {}: cannot start: member {}: {}", self.name, id, failure)
+            refuse!(
+                failure.errno(),
+                "pool {}: cannot start: member {}: {}",
+                self.name,
+                id,
+                failure
+            )
         };
         for member in &mut admin.members {
             let id = member.report.member;
-            member.report = control::query(&member.session, self.name).map_err(|f| no_answer(id, f))?;
+            member.report =
+                control::query(&member.session, self.name).map_err(|f| no_answer(id, f))?;
         }
         let reports = self.reports(admin)?;
         attach::compatible(&reports).map_err(refused)?;
@@ -398,7 +440,9 @@ impl Pool {
         for member in &admin.members {
             let attrs = member.session.attrs()?;
             max.0 = max.0.min(attrs.max_io_size);
-            max.1 = max.1.min(u16::try_from(attrs.max_segments).unwrap_or(u16::MAX));
+            max.1 = max
+                .1
+                .min(u16::try_from(attrs.max_segments).unwrap_or(u16::MAX));
         }
         // Whole pages, which is what the block layer and RDMA mappings are made of.
         max.0 &= !(rmr_engine::lane::GAP - 1);
@@ -444,7 +488,10 @@ impl Pool {
     ) -> Result<Core> {
         let mut legs = KVec::new();
         for id in attached.config.receivers().iter() {
-            let member = members.iter().find(|m| m.report.member == id).ok_or(EINVAL)?;
+            let member = members
+                .iter()
+                .find(|m| m.report.member == id)
+                .ok_or(EINVAL)?;
             legs.push(
                 Leg {
                     member: id,
@@ -569,7 +616,11 @@ impl Pool {
 
     /// The configuration in use.
     pub(crate) fn config(&self) -> Option<Config> {
-        self.admin.lock().attached.as_ref().map(|a| a.config.clone())
+        self.admin
+            .lock()
+            .attached
+            .as_ref()
+            .map(|a| a.config.clone())
     }
 
     /// UUID of the pool, if it has one that is known here.
@@ -607,12 +658,14 @@ impl Pool {
 
     /// The watermark; 0 without a volume.
     pub(crate) fn watermark(&self) -> Seq {
-        self.on_core(|core| core.window.watermark()).unwrap_or(Seq::NONE)
+        self.on_core(|core| core.window.watermark())
+            .unwrap_or(Seq::NONE)
     }
 
     /// A counter of the data path, see [`super::core::Counter`].
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
-        self.on_core(|core| core.counters.sum(counter as usize)).unwrap_or(0)
+        self.on_core(|core| core.counters.sum(counter as usize))
+            .unwrap_or(0)
     }
 }
 

@@ -50,7 +50,10 @@ pub(crate) struct Registry {
 impl Registry {
     /// Makes the registry and makes it known. `pools_dir` and `sessions_dir` are where their directories go.
     pub(crate) fn start(pools_dir: Dir<()>, sessions_dir: Dir<()>) -> Result<Arc<Self>> {
-        let queue = Queue::new(c"rmr-client", rmr_sys::work::Flags::UNBOUND | rmr_sys::work::Flags::MEM_RECLAIM)?;
+        let queue = Queue::new(
+            c"rmr-client",
+            rmr_sys::work::Flags::UNBOUND | rmr_sys::work::Flags::MEM_RECLAIM,
+        )?;
         let registry = Arc::pin_init(
             pin_init!(Self {
                 pools_dir,
@@ -173,7 +176,10 @@ impl Registry {
     /// Gives a session back; the last one closes it. Sleeps.
     pub(crate) fn put_session(&self, session: Arc<Session>) {
         let mut inner = self.inner.lock();
-        let place = inner.sessions.iter().position(|s| Arc::ptr_eq(&s.session, &session));
+        let place = inner
+            .sessions
+            .iter()
+            .position(|s| Arc::ptr_eq(&s.session, &session));
         let last = place.and_then(|place| {
             let shared = inner.sessions.get_mut(place)?;
             shared.users -= 1;

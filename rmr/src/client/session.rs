@@ -85,11 +85,7 @@ impl Session {
             max_reconnect: RECONNECT_ATTEMPTS,
         };
         let rtrs = rtrs::Session::open(&config, link.clone())?;
-        Ok(Self {
-            link,
-            paths,
-            rtrs,
-        })
+        Ok(Self { link, paths, rtrs })
     }
 
     /// Its name.
@@ -114,7 +110,7 @@ impl Session {
         let mut buf = [0; PATH_TEXT];
         for path in &self.paths {
             let text = core::str::from_utf8(path.text(&mut buf)).unwrap_or("?");
-            write!(w, "{text}\n")?;
+            writeln!(w, "{text}")?;
         }
         Ok(())
     }

@@ -73,7 +73,9 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
         let parse = || {
             let options = Options::parse(line, KEYS)?;
             let name = options.require("poolname")?.pool()?;
-            let chunk = options.get("chunk_size").map(|c| c.bytes_size(4096..=64 << 20));
+            let chunk = options
+                .get("chunk_size")
+                .map(|c| c.bytes_size(4096..=64 << 20));
             Ok((name, chunk.transpose()?))
         };
         let (name, chunk) = parse().map_err(malformed!("join_pool"))?;
@@ -98,25 +100,25 @@ pub(crate) static POOL: [Attr<Pool>; 14] = [
         "1 | source=<member_id>; source= names the member whose data is right after an unclean stop",
         enable,
     ),
-    Attr::ro(c"state", |pool: &Pool, w| write!(w, "{}\n", pool.state())),
+    Attr::ro(c"state", |pool: &Pool, w| writeln!(w, "{}", pool.state())),
     Attr::ro(c"uuid", |pool: &Pool, w| match pool.uuid() {
-        Some(uuid) => write!(w, "{uuid}\n"),
-        None => write!(w, "none\n"),
+        Some(uuid) => writeln!(w, "{uuid}"),
+        None => writeln!(w, "none"),
     }),
-    Attr::ro(c"size", |pool: &Pool, w| write!(w, "{}\n", pool.geometry().map_or(0, |g| g.size() / 512))),
+    Attr::ro(c"size", |pool: &Pool, w| writeln!(w, "{}", pool.geometry().map_or(0, |g| g.size() / 512))),
     Attr::ro(c"chunk_size", |pool: &Pool, w| {
-        write!(w, "{}\n", pool.geometry().map_or(0, |g| g.chunk_size()))
+        writeln!(w, "{}", pool.geometry().map_or(0, |g| g.chunk_size()))
     }),
-    Attr::ro(c"member_count", |pool: &Pool, w| write!(w, "{}\n", pool.member_count())),
+    Attr::ro(c"member_count", |pool: &Pool, w| writeln!(w, "{}", pool.member_count())),
     Attr::ro(c"in_sync", |pool: &Pool, w| members(w, pool.config().map(|c| c.in_sync))),
     Attr::ro(c"generation", |pool: &Pool, w| {
-        write!(w, "{}\n", pool.config().map_or(0, |c| c.generation.number))
+        writeln!(w, "{}", pool.config().map_or(0, |c| c.generation.number))
     }),
-    Attr::ro(c"epoch", |pool: &Pool, w| write!(w, "{}\n", pool.config().map_or(0, |c| c.epoch.0))),
-    Attr::ro(c"watermark", |pool: &Pool, w| write!(w, "{}\n", pool.watermark())),
+    Attr::ro(c"epoch", |pool: &Pool, w| writeln!(w, "{}", pool.config().map_or(0, |c| c.epoch.0))),
+    Attr::ro(c"watermark", |pool: &Pool, w| writeln!(w, "{}", pool.watermark())),
     Attr::rw(
         c"read_policy",
-        |pool: &Pool, w| write!(w, "{}\n", Policy::from_bits(pool.policy.load(Relaxed))),
+        |pool: &Pool, w| writeln!(w, "{}", Policy::from_bits(pool.policy.load(Relaxed))),
         |pool: &Arc<Pool>, line| {
             let policy = Policy::parse(line.trim_ascii()).ok_or_else(|| {
                 refuse!(
@@ -130,7 +132,7 @@ pub(crate) static POOL: [Attr<Pool>; 14] = [
     ),
     Attr::rw(
         c"io_timeout",
-        |pool: &Pool, w| write!(w, "{}\n", pool.io_timeout_ms.load(Relaxed)),
+        |pool: &Pool, w| writeln!(w, "{}", pool.io_timeout_ms.load(Relaxed)),
         |pool: &Arc<Pool>, line| {
             let parse = || Value::single("io_timeout", line)?.milliseconds(1_000..=3_600_000);
             pool.io_timeout_ms.store(parse().map_err(malformed!("io_timeout"))?, Relaxed);
@@ -142,45 +144,67 @@ pub(crate) static POOL: [Attr<Pool>; 14] = [
 /// Files of a pool's statistics: what was sent since the volume was opened. A message carries one request or
 /// more; one that goes to several members counts once.
 pub(crate) static STATS: [Attr<Pool>; 4] = [
-    Attr::ro(c"reads", |pool: &Pool, w| write!(w, "{}\n", pool.counter(Counter::Reads))),
-    Attr::ro(c"read_messages", |pool: &Pool, w| {
-        write!(w, "{}\n", pool.counter(Counter::ReadMessages))
+    Attr::ro(c"reads", |pool: &Pool, w| {
+        writeln!(w, "{}", pool.counter(Counter::Reads))
     }),
-    Attr::ro(c"writes", |pool: &Pool, w| write!(w, "{}\n", pool.counter(Counter::Writes))),
+    Attr::ro(c"read_messages", |pool: &Pool, w| {
+        writeln!(w, "{}", pool.counter(Counter::ReadMessages))
+    }),
+    Attr::ro(c"writes", |pool: &Pool, w| {
+        writeln!(w, "{}", pool.counter(Counter::Writes))
+    }),
     Attr::ro(c"write_messages", |pool: &Pool, w| {
-        write!(w, "{}\n", pool.counter(Counter::WriteMessages))
+        writeln!(w, "{}", pool.counter(Counter::WriteMessages))
     }),
 ];
 
 /// Files of a member of a pool, in the directory of its session.
 pub(crate) static MEMBER: [Attr<MemberFile>; 5] = [
-    Attr::wo(c"del_sess", "1 | mode=delete|disassemble", |file: &Arc<MemberFile>, line| {
-        const KEYS: &[Key] = &[Key::once("mode")];
-        if line.trim_ascii() != b"1" {
-            // With nothing attached, both modes are the same: the client forgets the member.
-            let parse = || Options::parse(line, KEYS)?.require("mode")?.choice(&["delete", "disassemble"]);
-            parse().map_err(malformed!("del_sess"))?;
-        }
-        file.pool.remove_member(&*Registry::get()?, file.member)
-    })
+    Attr::wo(
+        c"del_sess",
+        "1 | mode=delete|disassemble",
+        |file: &Arc<MemberFile>, line| {
+            const KEYS: &[Key] = &[Key::once("mode")];
+            if line.trim_ascii() != b"1" {
+                // With nothing attached, both modes are the same: the client forgets the member.
+                let parse = || {
+                    Options::parse(line, KEYS)?
+                        .require("mode")?
+                        .choice(&["delete", "disassemble"])
+                };
+                parse().map_err(malformed!("del_sess"))?;
+            }
+            file.pool.remove_member(&*Registry::get()?, file.member)
+        },
+    )
     .removes_self(),
     Attr::wo(c"enable", "1", |file: &Arc<MemberFile>, line| {
         one("enable", line)?;
         file.pool.enable(None)
     }),
-    Attr::ro(c"state", |file: &MemberFile, w| write!(w, "{}\n", file.pool.member_state(file))),
-    Attr::ro(c"member_id", |file: &MemberFile, w| write!(w, "{}\n", file.member)),
-    Attr::ro(c"store_uuid", |file: &MemberFile, w| match file.pool.store_of(file.member) {
-        Some(uuid) => write!(w, "{uuid}\n"),
-        None => write!(w, "none\n"),
+    Attr::ro(c"state", |file: &MemberFile, w| {
+        writeln!(w, "{}", file.pool.member_state(file))
+    }),
+    Attr::ro(c"member_id", |file: &MemberFile, w| {
+        writeln!(w, "{}", file.member)
+    }),
+    Attr::ro(c"store_uuid", |file: &MemberFile, w| {
+        match file.pool.store_of(file.member) {
+            Some(uuid) => writeln!(w, "{uuid}"),
+            None => writeln!(w, "none"),
+        }
     }),
 ];
 
 /// Files of a session.
 pub(crate) static SESSION: [Attr<Session>; 3] = [
     Attr::ro(c"state", |session: &Session, w| {
-        let state = if session.is_connected() { "connected" } else { "disconnected" };
-        write!(w, "{state}\n")
+        let state = if session.is_connected() {
+            "connected"
+        } else {
+            "disconnected"
+        };
+        writeln!(w, "{state}")
     }),
     Attr::ro(c"paths", |session: &Session, w| session.write_paths(w)),
     // A session reconnects by itself, about once a second; the command is for those who know it from before.
@@ -264,5 +288,5 @@ fn members(w: &mut Writer<'_>, set: Option<rmr_proto::MemberSet>) -> Result {
         write!(w, "{separator}{id}")?;
         separator = " ";
     }
-    write!(w, "\n")
+    writeln!(w)
 }

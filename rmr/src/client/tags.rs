@@ -85,8 +85,7 @@ impl TagList {
     /// The tags, first to last.
     pub(crate) fn iter<'a>(&self, links: &'a Links) -> impl Iterator<Item = u32> + 'a {
         let first = self.first();
-        core::iter::successors(first, |tag| Some(links.next(*tag)))
-            .take(self.len as usize)
+        core::iter::successors(first, |tag| Some(links.next(*tag))).take(self.len as usize)
     }
 
     /// Takes everything.

@@ -13,11 +13,11 @@
 //! from `submit` to `complete`. Nothing is allocated per request. This module knows nothing of disks.
 
 use super::core::Core;
+use super::exception::Exceptions;
 use super::lane;
 use super::pool::Pool;
 use super::registry::Registry;
 use crate::refuse;
-use super::exception::Exceptions;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use rmr_proto::Geometry;
@@ -135,7 +135,10 @@ impl Volume {
     /// Whether all IO is answered with errors; that ends only by opening the pool anew.
     #[inline(never)]
     pub fn has_failed(&self) -> bool {
-        self.opened.core.enter().is_none_or(|core| core.has_failed())
+        self.opened
+            .core
+            .enter()
+            .is_none_or(|core| core.has_failed())
     }
 
     /// Starts a request. An error means that it was not accepted and nothing was done: the tag is in use or

@@ -22,9 +22,9 @@ use rmr_proto::MAX_BATCH_BYTES;
 use rmr_proto::MAX_CONTROL_BYTES;
 use rmr_proto::REPLY_BYTES;
 use rmr_sys::crc::KernelCrc;
+use rmr_sys::pr_warn_limited;
 use rmr_sys::work::Flags;
 use rmr_sys::work::Queue;
-use rmr_sys::pr_warn_limited;
 use rtrs::Op;
 use rtrs::ServerOps;
 
@@ -63,7 +63,9 @@ impl Listener {
             Err(error) => return self.refuse(&session, error, op),
         };
         // A job that could not be queued drops the operation, which answers it.
-        let _ = self.queue.spawn(move || answer(&session, &message, op), GFP_KERNEL);
+        let _ = self
+            .queue
+            .spawn(move || answer(&session, &message, op), GFP_KERNEL);
     }
 
     #[cold]

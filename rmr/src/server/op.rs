@@ -126,7 +126,10 @@ pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
     if let Err(status) = check(&serving, batch, &op) {
         if matches!(status, Status::Invalid | Status::OutOfRange) {
             // Not what a client in its senses sends; refusals for a change of configuration are silent.
-            pr_warn_limited!("a message with a request that makes no sense was refused: {}\n", status.wire());
+            pr_warn_limited!(
+                "a message with a request that makes no sense was refused: {}\n",
+                status.wire()
+            );
         }
         return op.respond(status.wire());
     }
@@ -145,20 +148,16 @@ pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
 }
 
 /// Starts one request of a message in execution.
-fn start(
-    serving: &Entered<Serving>,
-    request: &Request,
-    watermark: Seq,
-    slot: u32,
-    data: &DataRef,
-) {
+fn start(serving: &Entered<Serving>, request: &Request, watermark: Seq, slot: u32, data: &DataRef) {
     serving.table.expect(slot);
     if request.seq.is_some() {
         match serving.dedupe.begin(request.seq, watermark, slot) {
             Verdict::Execute => {}
             // The running copy settles this one, too.
             Verdict::Join => return,
-            Verdict::Done(status) | Verdict::Refuse(status) => return serving.table.settle(slot, status),
+            Verdict::Done(status) | Verdict::Refuse(status) => {
+                return serving.table.settle(slot, status)
+            }
         }
     }
     let ticket = Ticket {

@@ -171,8 +171,16 @@ impl Registry {
     /// Takes the server side of a pool away. `EBUSY` while it has a store.
     pub(crate) fn leave(&self, name: &PoolName) -> Result {
         let mut inner = self.inner.lock();
-        let place = inner.entries.iter().position(|e| e.pool.name == *name).ok_or(ENOENT)?;
-        if inner.entries.get(place).is_some_and(|e| e.attached.is_some()) {
+        let place = inner
+            .entries
+            .iter()
+            .position(|e| e.pool.name == *name)
+            .ok_or(ENOENT)?;
+        if inner
+            .entries
+            .get(place)
+            .is_some_and(|e| e.attached.is_some())
+        {
             return Err(refuse!(
                 EBUSY,
                 "leave_pool: pool {} has a store on this node; remove the store first",
@@ -227,7 +235,11 @@ impl Registry {
         if known.is_none() {
             self.add(&mut inner, name, info.member, true)?;
         }
-        let entry = inner.entries.iter_mut().find(|e| e.pool.name == name).ok_or(ENOENT)?;
+        let entry = inner
+            .entries
+            .iter_mut()
+            .find(|e| e.pool.name == name)
+            .ok_or(ENOENT)?;
         entry.attached = Some(Attached {
             store,
             info,
@@ -271,7 +283,10 @@ impl Registry {
     /// Executes a control message that came over `session`. Sleeps.
     pub(crate) fn control(&self, session: &Arc<Session>, message: &Control) -> Reply {
         let mut inner = self.inner.lock();
-        let entry = inner.entries.iter_mut().find(|e| e.pool.name == *message.name());
+        let entry = inner
+            .entries
+            .iter_mut()
+            .find(|e| e.pool.name == *message.name());
         let (status, report) = match entry.map(|e| e.attached.as_mut()) {
             None => (Status::NoPool, None),
             Some(None) => (Status::NoStore, None),
@@ -313,7 +328,10 @@ impl Registry {
                 generation,
                 takeover,
             } => {
-                let other = attached.client.as_ref().is_some_and(|c| !Arc::ptr_eq(&c.session, session));
+                let other = attached
+                    .client
+                    .as_ref()
+                    .is_some_and(|c| !Arc::ptr_eq(&c.session, session));
                 let next = attached.member.promise(to, *generation, *takeover, other)?;
                 // Fences: what runs under the old generation ends, nothing more of it comes in.
                 self.retire(attached);
@@ -370,7 +388,11 @@ impl Registry {
     pub(crate) fn disconnected(&self, session: &Arc<Session>) {
         let mut inner = self.inner.lock();
         for attached in inner.entries.iter_mut().filter_map(|e| e.attached.as_mut()) {
-            if attached.client.as_ref().is_some_and(|c| Arc::ptr_eq(&c.session, session)) {
+            if attached
+                .client
+                .as_ref()
+                .is_some_and(|c| Arc::ptr_eq(&c.session, session))
+            {
                 attached.client = None;
             }
         }

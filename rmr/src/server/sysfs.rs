@@ -70,35 +70,41 @@ pub(crate) static POOL: [Attr<Pool>; 9] = [
         Registry::get()?.leave(&pool.name)
     })
     .removes_self(),
-    Attr::ro(c"member_id", |pool: &Pool, w| write!(w, "{}\n", pool.member)),
+    Attr::ro(c"member_id", |pool: &Pool, w| {
+        writeln!(w, "{}", pool.member)
+    }),
     Attr::ro(c"state", |pool: &Pool, w| {
         let state = match report(pool) {
             None => "joined",
             Some(report) if report.serving => "serving",
             Some(_) => "ready",
         };
-        write!(w, "{state}\n")
+        writeln!(w, "{state}")
     }),
-    Attr::ro(c"uuid", |pool: &Pool, w| match report(pool).and_then(|r| r.pool.non_nil()) {
-        Some(uuid) => write!(w, "{uuid}\n"),
-        None => write!(w, "none\n"),
+    Attr::ro(c"uuid", |pool: &Pool, w| {
+        match report(pool).and_then(|r| r.pool.non_nil()) {
+            Some(uuid) => writeln!(w, "{uuid}"),
+            None => writeln!(w, "none"),
+        }
     }),
     Attr::ro(c"store_uuid", |pool: &Pool, w| match report(pool) {
-        Some(report) => write!(w, "{}\n", report.store),
-        None => write!(w, "none\n"),
+        Some(report) => writeln!(w, "{}", report.store),
+        None => writeln!(w, "none"),
     }),
     Attr::ro(c"chunk_size", |pool: &Pool, w| {
-        write!(w, "{}\n", report(pool).map_or(0, |r| r.geometry.chunk_size()))
+        writeln!(w, "{}", report(pool).map_or(0, |r| r.geometry.chunk_size()))
     }),
     Attr::ro(c"incarnation", |pool: &Pool, w| {
-        write!(w, "{}\n", report(pool).map_or(0, |r| r.incarnation.0))
+        writeln!(w, "{}", report(pool).map_or(0, |r| r.incarnation.0))
     }),
     Attr::ro(c"generation", |pool: &Pool, w| {
-        write!(w, "{}\n", report(pool).map_or(0, |r| r.promised.number))
+        writeln!(w, "{}", report(pool).map_or(0, |r| r.promised.number))
     }),
     Attr::ro(c"epoch", |pool: &Pool, w| {
-        let epoch = report(pool).and_then(|r| r.installed).map_or(0, |c| c.epoch.0);
-        write!(w, "{epoch}\n")
+        let epoch = report(pool)
+            .and_then(|r| r.installed)
+            .map_or(0, |c| c.epoch.0);
+        writeln!(w, "{epoch}")
     }),
 ];
 
