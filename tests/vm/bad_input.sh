@@ -130,34 +130,34 @@ sysfs_write node1 "$add" "device=$dev pool=p"
 # Sessions and devices.
 try "map: pool not joined" ENOENT client "$map" "pool=p" "join"
 client_join p
-legs=$rmr_client/pools/p/add_sess
+add_sess=$rmr_client/pools/p/add_sess
 try "client: joined twice" EEXIST client "$client_ctl" "poolname=p" "already"
 try "map: no legs" EINVAL client "$map" "pool=p" "add_sess"
-try "session: name missing" EINVAL client "$legs" "path=ip:10.77.1.1" sessname
-try "session: name with a dot" EINVAL client "$legs" "sessname=a.b path=ip:10.77.1.1" sessname
-try "session: name with a slash" EINVAL client "$legs" "sessname=a/b path=ip:10.77.1.1" sessname
-try "session: path missing" ENOENT client "$legs" "sessname=node1" path
-try "session: no address" EINVAL client "$legs" "sessname=node1 path=10.77.1.1" path
-try "session: malformed address" EINVAL client "$legs" "sessname=node1 path=ip:300.1.1.1" path
-try "session: unknown mode" EINVAL client "$legs" "sessname=node1 path=ip:10.77.1.1 mode=magic" mode
-try "session: node unreachable" any client "$legs" "sessname=node9 path=ip:10.77.1.9" "node9"
-try "session: node without a store" any client "$legs" "sessname=node2 path=ip:10.77.1.2" "node2|member"
+try "session: name missing" EINVAL client "$add_sess" "path=ip:10.77.1.1" sessname
+try "session: name with a dot" EINVAL client "$add_sess" "sessname=a.b path=ip:10.77.1.1" sessname
+try "session: name with a slash" EINVAL client "$add_sess" "sessname=a/b path=ip:10.77.1.1" sessname
+try "session: path missing" ENOENT client "$add_sess" "sessname=node1" path
+try "session: no address" EINVAL client "$add_sess" "sessname=node1 path=10.77.1.1" path
+try "session: malformed address" EINVAL client "$add_sess" "sessname=node1 path=ip:300.1.1.1" path
+try "session: unknown mode" EINVAL client "$add_sess" "sessname=node1 path=ip:10.77.1.1 mode=magic" mode
+try "session: node unreachable" any client "$add_sess" "sessname=node9 path=ip:10.77.1.9" "node9"
+try "session: node without a store" any client "$add_sess" "sessname=node2 path=ip:10.77.1.2" "node2|member"
 try "read policy that is none" EINVAL client "$rmr_client/pools/p/read_policy" random policy
 try "IO timeout out of range" any client "$rmr_client/pools/p/io_timeout" 1ms io_timeout
 client_leg p 1
-try "session: the same leg twice" any client "$legs" "sessname=node1 path=ip:10.77.1.1" "node1|member"
+try "session: the same leg twice" any client "$add_sess" "sessname=node1 path=ip:10.77.1.1" "node1|member"
 
 # Members that do not fit together.
 sysfs_write node2 "$create" "device=$dev pool=p mapped_size=$((sectors * 2))"
-try "members of different size" EMEDIUMTYPE client "$legs" "sessname=node2 path=ip:10.77.1.2" "differ"
+try "members of different size" EMEDIUMTYPE client "$add_sess" "sessname=node2 path=ip:10.77.1.2" "differ"
 sysfs_write node2 "$brmr_server/stores/p/delete_store" 1
 sysfs_write node2 "$create" "device=$dev pool=p mapped_size=$sectors chunk_size=131072"
-try "members with different chunks" EMEDIUMTYPE client "$legs" "sessname=node2 path=ip:10.77.1.2" "differ"
+try "members with different chunks" EMEDIUMTYPE client "$add_sess" "sessname=node2 path=ip:10.77.1.2" "differ"
 sysfs_write node2 "$brmr_server/stores/p/delete_store" 1
 node_leave p 2
 sysfs_write node2 "$node_ctl" "poolname=p member_id=1"
 sysfs_write node2 "$create" "device=$dev pool=p mapped_size=$sectors"
-try "duplicate member id" EEXIST client "$legs" "sessname=node2 path=ip:10.77.1.2" "member id 1"
+try "duplicate member id" EEXIST client "$add_sess" "sessname=node2 path=ip:10.77.1.2" "member id 1"
 sysfs_write node2 "$brmr_server/stores/p/delete_store" 1
 node_leave p 2
 node_join p 2
@@ -180,7 +180,7 @@ pool_alone() {
 	sysfs_write node2 "$add" "device=$dev pool=p"
 }
 pool_alone
-try "members of different pools of one name" EMEDIUMTYPE client "$legs" "sessname=node2 path=ip:10.77.1.2" "different pools"
+try "members of different pools of one name" EMEDIUMTYPE client "$add_sess" "sessname=node2 path=ip:10.77.1.2" "different pools"
 pool_down p
 
 # A device that is mapped.
@@ -211,7 +211,7 @@ test_no_rdma() {
 	client 'rdma link delete rxe0'
 	client_join p
 	cleanup client_leave p
-	refused any client "$legs" "sessname=node1 path=ip:10.77.1.1" "node1"
+	refused any client "$add_sess" "sessname=node1 path=ip:10.77.1.1" "node1"
 }
 run_test "session: no RDMA device" test_no_rdma
 
