@@ -134,7 +134,7 @@ static CTL: [Attr<Registry>; 9] = [
         |registry, page| {
             let text = *registry.text.lock();
             let text = text.split(|byte| *byte == b'-').next().unwrap_or(b"");
-            page.write_fmt(format_args!("{}\n", core::str::from_utf8(text)?))
+            writeln!(page, "{}", core::str::from_utf8(text)?)
         },
         |registry, input| {
             let mut text = [b'-'; 16];
@@ -147,12 +147,12 @@ static CTL: [Attr<Registry>; 9] = [
     ),
     Attr::ro(c"full", |_, page| {
         while page.written() < kernel::page::PAGE_SIZE - 1 {
-            page.write_fmt(format_args!("x"))?;
+            write!(page, "x")?;
         }
         Ok(())
     }),
     Attr::ro(c"overrun", |_, page| loop {
-        page.write_fmt(format_args!("more than a page "))?;
+        write!(page, "more than a page ")?;
     }),
     Attr::ro(c"refused", |_, _| Err(ENODEV)),
     Attr::wo(
@@ -179,16 +179,16 @@ static CTL: [Attr<Registry>; 9] = [
     }),
     Attr::ro(c"count", |registry, page| {
         let count = registry.objects.lock().len();
-        write!(page, "{count}\n")
+        writeln!(page, "{count}")
     }),
     Attr::ro(c"freed", |registry, page| {
-        write!(page, "{}\n", registry.freed.sum())
+        writeln!(page, "{}", registry.freed.sum())
     }),
 ];
 
 static OBJECT: [Attr<Object>; 4] = [
     Attr::ro(c"number", |object, page| {
-        write!(page, "{}\n", object.number)
+        writeln!(page, "{}", object.number)
     }),
     Attr::wo(c"slow", "milliseconds that it takes", |object, input| {
         time::sleep_ms(core::str::from_utf8(input)?.parse().map_err(|_| EINVAL)?);
@@ -214,7 +214,7 @@ static OBJECT: [Attr<Object>; 4] = [
         },
     )
     .removes_self(),
-    Attr::ro(c"poll", |object, page| write!(page, "{}\n", object.number)),
+    Attr::ro(c"poll", |object, page| writeln!(page, "{}", object.number)),
 ];
 
 // -- The others --
@@ -253,7 +253,7 @@ fn everywhere<T: Send + Sync + 'static>(
     f()
 }
 
-const ALIVE: u64 = 0x616c_6976_65;
+const ALIVE: u64 = 0x0061_6c69_7665;
 
 struct Probe(Atomic<u64>);
 
