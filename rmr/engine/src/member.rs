@@ -16,10 +16,11 @@
 //!   was installed in this incarnation.
 //! * A repetition of what was done last is answered as before; any other late message is refused.
 //!
-//! Every transition is a function from the state to the next one. The caller first stops what runs under the
-//! old state (promise, detach: lets it finish), then persists [`MemberState::record`] of the next, then replaces
-//! the state, then answers. If it cannot persist, it does not know which state the disk has: the
-//! member fails, and [`MemberState::start`]s anew.
+//! Every transition is a function from the state to the next one. If both are equal, the message was a repetition:
+//! the caller answers it and does nothing else, least of all to what is running. Otherwise it first stops what runs
+//! under the old state (promise, detach: lets it finish), then persists [`MemberState::record`] of the next, then
+//! replaces the state, then answers. If it cannot persist, it does not know which state the disk has: the member
+//! fails, and [`MemberState::start`]s anew.
 
 use crate::admission;
 use crate::admission::Identity;
