@@ -8,8 +8,12 @@
 #include <linux/export.h>
 #include <linux/module.h>
 #include <linux/preempt.h>
+#include <linux/slab.h>
 #include <linux/uio.h>
 #include "helpers.h"
+
+/* Not an interface: for rtrs_rs_close() only. From the same source as the RTRS modules. */
+#include <rtrs-clt.h>
 
 static void rtrs_rs_gate_emptied(struct percpu_ref *users)
 {
@@ -69,6 +73,35 @@ int rtrs_rs_request(int dir, struct rtrs_clt_req_ops *ops,
 			       sg_cnt);
 	local_bh_enable();
 	return err;
+}
+
+/*
+ * rtrs_clt_close() closes path after path and frees each, but leaves it on the
+ * list of paths. A request that is in flight on a later path is then offered to
+ * the earlier ones, which are gone. So they are kept until all is over. They are
+ * closed by then, and nobody looks at more of them than that.
+ *
+ * A path that somebody adds through sysfs right now is not kept; that matters
+ * only if somebody adds two.
+ */
+void rtrs_rs_close(struct rtrs_clt_sess *sess)
+{
+	struct rtrs_clt_path *path;
+	struct kobject **kept;
+	unsigned int i, count = 0;
+
+	kept = kcalloc(MAX_PATHS_NUM, sizeof(*kept), GFP_KERNEL | __GFP_NOFAIL);
+	mutex_lock(&sess->paths_mutex);
+	list_for_each_entry(path, &sess->paths_list, s.entry)
+		if (count < MAX_PATHS_NUM && path->kobj.state_initialized)
+			kept[count++] = kobject_get(&path->kobj);
+	mutex_unlock(&sess->paths_mutex);
+
+	rtrs_clt_close(sess);
+
+	for (i = 0; i < count; i++)
+		kobject_put(kept[i]);
+	kfree(kept);
 }
 
 void rtrs_rs_bh_disable(void)

@@ -33,6 +33,8 @@ int rtrs_rs_request(int dir, struct rtrs_clt_req_ops *ops,
 		    const void *header, size_t header_len, size_t data_len,
 		    struct scatterlist *sg, unsigned int sg_cnt);
 
+void rtrs_rs_close(struct rtrs_clt_sess *sess);
+
 void rtrs_rs_bh_disable(void);
 void rtrs_rs_bh_enable(void);
 bool rtrs_rs_may_sleep(void);

@@ -132,17 +132,20 @@ impl Core {
     }
 
     /// The session of RTRS; to be used only while inside the gate.
+    #[inline]
     fn clt(&self) -> *mut raw::rtrs_clt_sess {
         self.clt.load(Relaxed)
     }
 
     /// False if the session is closed or being closed.
+    #[inline]
     fn enter(&self) -> bool {
         // SAFETY: The gate is initialised as long as `self` exists.
         unsafe { raw::rtrs_rs_gate_enter(self.gate.get()) }
     }
 
     /// To be called once for each successful [`enter`](Self::enter).
+    #[inline]
     fn leave(&self) {
         // SAFETY: The gate is initialised as long as `self` exists.
         unsafe { raw::rtrs_rs_gate_leave(self.gate.get()) };
@@ -181,6 +184,7 @@ impl Permit {
     /// For one of the connections for IO, always. The one for administration has a send queue that a server with
     /// `always_invalidate` fills with 257 answers to READs, before the first of them asks for a completion: hardware
     /// that frees its queue only then would break the connection.
+    #[inline]
     fn take(core: &Core) -> Option<Self> {
         if !core.enter() {
             return None;
@@ -208,6 +212,7 @@ impl Permit {
     /// # Safety
     ///
     /// To be called in the confirmation of the request with this flight, once.
+    #[inline]
     unsafe fn landed(flight: Flight) -> Self {
         // SAFETY: Closing a session waits for all confirmations before anything is freed.
         let core = unsafe { flight.core.as_ref() };
@@ -313,7 +318,7 @@ impl<H: LinkHandler> Inner<H> {
         // SAFETY: The gate is initialised and, as `closed` was false, has not been shut.
         unsafe { raw::rtrs_rs_gate_shut(self.core.gate.get()) };
         // SAFETY: The session is open, and nobody is using it any more but RTRS itself.
-        unsafe { raw::rtrs_clt_close(self.core.clt()) };
+        unsafe { raw::rtrs_rs_close(self.core.clt()) };
         *closed = true;
     }
 

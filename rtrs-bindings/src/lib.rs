@@ -12,6 +12,7 @@
 //! | one scatterlist per leg, no gaps at 4 KiB, at least one entry | [`Message`] |
 //! | a permit is given back, once, before the session can be closed | [`Permit`] |
 //! | a permit must not be given back while the session is being freed | [`Session::close`] waits for those who hold one before it lets RTRS free anything |
+//! | closing a session of several paths with requests in flight uses paths that are freed | `rtrs_rs_close` keeps them |
 //! | no close in the callbacks of the session, nor in atomic context | [`Session`]'s `Drop` |
 //! | an operation of the server is answered exactly once | [`Op`] |
 //! | nine bits of errno | [`Op::respond`], [`Errno`] |
