@@ -6,7 +6,6 @@
 //! [`crate::BioSet`].
 
 use crate::ffi;
-use core::ptr;
 use kernel::bindings;
 use kernel::error::code;
 use kernel::error::from_err_ptr;
@@ -143,7 +142,8 @@ impl Drop for NoIo {
 
 /// A block device that is open for us alone.
 ///
-/// Dropping it closes it, which may sleep.
+/// Dropping it closes it, which may sleep. Others can claim the device at once, but the file is really closed,
+/// and the device free to go, only when the task returns to user space.
 ///
 /// # Invariants
 ///
@@ -432,6 +432,6 @@ impl BlockDevice {
 impl Drop for BlockDevice {
     fn drop(&mut self) {
         // SAFETY: Open by the type invariant; the holder goes only after this.
-        unsafe { ffi::brmr_sys_bdev_close(ptr::replace(&mut self.file, ptr::null_mut())) };
+        unsafe { ffi::brmr_sys_bdev_close(self.file) };
     }
 }

@@ -80,7 +80,7 @@ impl BioOp {
     }
 }
 
-/// What travels with a bio.
+/// What travels with a bio. It must not own, in whatever way, the set of its bio: that waits for its bios.
 pub trait BioDone: Send + Sized + 'static {
     /// The bio is done: called exactly once, in any context, hard interrupts included. Must not sleep.
     ///

@@ -251,6 +251,8 @@ impl<D: Driver> Disk<D> {
     /// # Errors
     ///
     /// `EBUSY` without `force` while somebody has the disk or a partition of it open; nothing has changed then.
+    /// That may be udev, for some milliseconds after `add`, and it is this task itself, by the partition scan,
+    /// if it has not returned to user space since it called `add`.
     pub fn remove(&self, force: bool) -> Result {
         let mut stage = self.stage.lock();
         if *stage == Stage::Added {

@@ -8,6 +8,7 @@
 #include <linux/blkdev.h>
 #include <linux/bio.h>
 #include <linux/completion.h>
+#include <linux/cpumask.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/sched/mm.h>
@@ -92,6 +93,11 @@ void brmr_sys_disks_drain(void)
 {
 	disk_forget();
 	wait_for_completion(&disks_gone);
+}
+
+u32 brmr_sys_online_cpus(void)
+{
+	return num_online_cpus();
 }
 
 u64 brmr_sys_rq_offset(const struct request *rq)

@@ -26,6 +26,8 @@ unsigned int brmr_sys_disk_openers(struct gendisk *disk);
 struct kobject *brmr_sys_disk_kobj(struct gendisk *disk);
 void brmr_sys_disks_drain(void);
 
+u32 brmr_sys_online_cpus(void);
+
 u64 brmr_sys_rq_offset(const struct request *rq);
 u32 brmr_sys_rq_bytes(const struct request *rq);
 u32 brmr_sys_rq_tag(const struct request *rq);

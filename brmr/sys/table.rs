@@ -6,6 +6,7 @@
 //! request comes back exactly once whatever tags the other side names. The slots of one hardware queue lie
 //! together; CPUs share cache lines only as far as they share queues.
 
+use crate::ffi;
 use crate::request::Request;
 use core::ptr::NonNull;
 use kernel::bindings;
@@ -26,13 +27,16 @@ pub struct RequestTable {
 }
 
 impl RequestTable {
-    /// A table for one hardware queue per possible CPU with `depth_per_queue` requests each. May sleep.
+    /// A table for one hardware queue per CPU that is online, with `depth_per_queue` requests each. May sleep.
+    ///
+    /// CPUs that come later share these queues; queues for all that might come would cost their memory now.
     ///
     /// # Errors
     ///
     /// `EINVAL` for a depth of 0 or more than 10240, `ENOMEM`.
     pub fn new(depth_per_queue: u32) -> Result<Arc<Self>> {
-        let hw_queues = kernel::cpu::nr_cpu_ids();
+        // SAFETY: Reads a number.
+        let hw_queues = unsafe { ffi::brmr_sys_online_cpus() };
         if depth_per_queue == 0 || depth_per_queue > bindings::BLK_MQ_MAX_DEPTH {
             return Err(EINVAL);
         }
