@@ -23,9 +23,10 @@ const MAX_DISKS: u32 = 1024;
 
 static REGISTRY: Global<Registry> = Global::new();
 
-/// The directories of the class; dropped in this order.
+/// The directories of the class.
 pub(crate) struct Tree {
-    _ctl: Dir<Registry>,
+    /// `None` once the module is being unloaded: then no command adds anything to the registry.
+    ctl: Option<Dir<Registry>>,
     registry: Arc<Registry>,
     _class: Class,
 }
@@ -42,10 +43,11 @@ impl Tree {
             }),
             GFP_KERNEL,
         )?;
-        REGISTRY.set(registry.clone());
         let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        // Last, as it would outlive a failure.
+        REGISTRY.set(registry.clone());
         Ok(Self {
-            _ctl: ctl,
+            ctl: Some(ctl),
             registry,
             _class: class,
         })
@@ -55,6 +57,7 @@ impl Tree {
 impl Drop for Tree {
     /// Nothing has a disk open: that would keep the module loaded.
     fn drop(&mut self) {
+        self.ctl = None;
         REGISTRY.clear();
         let mapped = core::mem::take(&mut *self.registry.disks.lock());
         drop(mapped);

@@ -29,9 +29,10 @@ const MAX_PATH: usize = 255;
 
 static REGISTRY: Global<Registry> = Global::new();
 
-/// The directories of the class; dropped in this order.
+/// The directories of the class.
 pub(crate) struct Tree {
-    _ctl: Dir<Registry>,
+    /// `None` once the module is being unloaded: then no command adds anything to the registry.
+    ctl: Option<Dir<Registry>>,
     registry: Arc<Registry>,
     _class: Class,
 }
@@ -49,10 +50,11 @@ impl Tree {
             }),
             GFP_KERNEL,
         )?;
-        REGISTRY.set(registry.clone());
         let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        // Last, as it would outlive a failure.
+        REGISTRY.set(registry.clone());
         Ok(Self {
-            _ctl: ctl,
+            ctl: Some(ctl),
             registry,
             _class: class,
         })
@@ -61,6 +63,7 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
+        self.ctl = None;
         REGISTRY.clear();
         let stores = core::mem::take(&mut *self.registry.stores.lock());
         drop(stores);

@@ -131,7 +131,12 @@ impl LocalStore {
         let device = open_device(COMMAND, path)?;
         let layout = Layout::compute(device.size(), create.geometry)
             .map_err(|error| refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error))?;
-        if create.geometry.size() % u64::from(device.logical_block()) != 0 {
+        if create
+            .geometry
+            .size()
+            .checked_rem(u64::from(device.logical_block()))
+            != Some(0)
+        {
             return Err(refuse!(
                 EINVAL,
                 "{}: the size is not a multiple of the {} byte blocks of device {}; round mapped_size",

@@ -199,7 +199,9 @@ impl Signature {
     fn offset(&self, device_bytes: u64) -> Option<u64> {
         match self.at {
             At::Start(offset) => Some(offset),
-            At::End { unit, back } => (device_bytes - device_bytes % unit).checked_sub(back),
+            At::End { unit, back } => {
+                (device_bytes - device_bytes.checked_rem(unit)?).checked_sub(back)
+            }
         }
     }
 }

@@ -221,7 +221,7 @@ impl Core {
 
     /// The set of lanes of a consumer's queue.
     pub(crate) fn set(&self, queue: u32) -> usize {
-        queue as usize % self.sets
+        (queue as usize).checked_rem(self.sets).unwrap_or(0)
     }
 
     /// Ways of this configuration, see [`lane`].

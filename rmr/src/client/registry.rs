@@ -48,13 +48,13 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Makes the registry and makes it known. `pools_dir` and `sessions_dir` are where their directories go.
-    pub(crate) fn start(pools_dir: Dir<()>, sessions_dir: Dir<()>) -> Result<Arc<Self>> {
+    /// An empty registry. `pools_dir` and `sessions_dir` are where their directories go.
+    pub(crate) fn new(pools_dir: Dir<()>, sessions_dir: Dir<()>) -> Result<Arc<Self>> {
         let queue = Queue::new(
             c"rmr-client",
             rmr_sys::work::Flags::UNBOUND | rmr_sys::work::Flags::MEM_RECLAIM,
         )?;
-        let registry = Arc::pin_init(
+        Arc::pin_init(
             pin_init!(Self {
                 pools_dir,
                 sessions_dir,
@@ -65,9 +65,12 @@ impl Registry {
                 }),
             }),
             GFP_KERNEL,
-        )?;
-        REGISTRY.set(registry.clone());
-        Ok(registry)
+        )
+    }
+
+    /// Makes it known, for [`Self::get`]; the last step of loading, as it would outlive a failure.
+    pub(crate) fn start(self: &Arc<Self>) {
+        REGISTRY.set(self.clone());
     }
 
     /// The registry. `ENODEV` while the module is being unloaded.

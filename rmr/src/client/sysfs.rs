@@ -31,9 +31,10 @@ use rtrs::PathAddr;
 /// Most paths that `add_sess` takes.
 const MAX_PATHS: usize = 8;
 
-/// The directories of the class; dropped in this order.
+/// The directories of the class.
 pub(crate) struct Tree {
-    _ctl: Dir<Registry>,
+    /// `None` once the module is being unloaded: then no command adds anything to the registry.
+    ctl: Option<Dir<Registry>>,
     registry: Arc<Registry>,
     _class: Class,
 }
@@ -44,10 +45,11 @@ impl Tree {
         let class = Class::register(c"rmr-client")?;
         let pools = Dir::in_class(&class, c"pools", rmr_sys::sysfs::no_data()?, &[])?;
         let sessions = Dir::in_class(&class, c"sessions", rmr_sys::sysfs::no_data()?, &[])?;
-        let registry = Registry::start(pools, sessions)?;
+        let registry = Registry::new(pools, sessions)?;
         let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        registry.start();
         Ok(Self {
-            _ctl: ctl,
+            ctl: Some(ctl),
             registry,
             _class: class,
         })
@@ -56,6 +58,7 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
+        self.ctl = None;
         self.registry.stop();
     }
 }

@@ -91,11 +91,11 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Makes the registry and makes it known. Sleeps.
-    pub(crate) fn start(pools_dir: Dir<()>) -> Result<Arc<Self>> {
+    /// An empty registry. Sleeps.
+    pub(crate) fn new(pools_dir: Dir<()>) -> Result<Arc<Self>> {
         let directory = Arc::new(Directory::new()?, GFP_KERNEL)?;
         let table = Arc::new(Table::new()?, GFP_KERNEL)?;
-        let registry = Arc::pin_init(
+        Arc::pin_init(
             pin_init!(Self {
                 pools_dir,
                 directory,
@@ -106,9 +106,12 @@ impl Registry {
                 }),
             }),
             GFP_KERNEL,
-        )?;
-        REGISTRY.set(registry.clone());
-        Ok(registry)
+        )
+    }
+
+    /// Makes it known, for [`Self::get`]; the last step of loading, as it would outlive a failure.
+    pub(crate) fn start(self: &Arc<Self>) {
+        REGISTRY.set(self.clone());
     }
 
     /// The registry. `ENODEV` while the module is being unloaded.

@@ -18,9 +18,10 @@ use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
 
-/// The directories of the class; dropped in this order.
+/// The directories of the class.
 pub(crate) struct Tree {
-    _ctl: Dir<Registry>,
+    /// `None` once the module is being unloaded: then no command adds anything to the registry.
+    ctl: Option<Dir<Registry>>,
     registry: Arc<Registry>,
     _class: Class,
 }
@@ -30,10 +31,11 @@ impl Tree {
     pub(crate) fn new() -> Result<Self> {
         let class = Class::register(c"rmr-server")?;
         let pools = Dir::in_class(&class, c"pools", rmr_sys::sysfs::no_data()?, &[])?;
-        let registry = Registry::start(pools)?;
+        let registry = Registry::new(pools)?;
         let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
+        registry.start();
         Ok(Self {
-            _ctl: ctl,
+            ctl: Some(ctl),
             registry,
             _class: class,
         })
@@ -42,6 +44,7 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
+        self.ctl = None;
         self.registry.stop();
     }
 }
