@@ -17,9 +17,14 @@ use rmr_sys::global::Global;
 use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::time::sleep_ms;
 
 /// Disks that can be mapped at the same time.
 const MAX_DISKS: u32 = 1024;
+
+/// How often, and after which pauses, it is tried again to remove a disk that is open.
+const CLOSE_TRIES: u32 = 10;
+const CLOSE_PAUSE_MS: u32 = 50;
 
 static REGISTRY: Global<Registry> = Global::new();
 
@@ -165,7 +170,16 @@ impl Registry {
 
     /// Removes a disk; `EBUSY` while somebody has it open. Sleeps: waits for its IO, detaches.
     fn unmap(&self, device: &Arc<Device>) -> Result {
-        device.disk.close().map_err(|error| {
+        // udev looks at a new disk for a moment; that is not what EBUSY is for.
+        let mut result = device.disk.close();
+        for _ in 0..CLOSE_TRIES {
+            if result != Err(EBUSY) {
+                break;
+            }
+            sleep_ms(CLOSE_PAUSE_MS);
+            result = device.disk.close();
+        }
+        result.map_err(|error| {
             refuse!(
                 error,
                 "unmap_device: brmr{} is open; unmount it, or stop what uses it (see lsblk)",

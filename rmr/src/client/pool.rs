@@ -402,8 +402,12 @@ impl Pool {
         let max = self.transport_limits(admin)?;
         // Until all have it, nothing is written under it.
         admin.abandoned = Some(generation);
-        for member in &admin.members {
-            let id = member.report.member;
+        for id in decision.order() {
+            let member = admin
+                .members
+                .iter()
+                .find(|m| m.report.member == id)
+                .ok_or(EINVAL)?;
             let install = Control::Install {
                 to: self.target(&member.report, decision.pool),
                 config: decision.config.clone(),

@@ -57,6 +57,8 @@ struct Attached {
     info: StoreInfo,
     member: MemberState,
     client: Option<Client>,
+    /// A record could not be written; the store goes out of service.
+    failed: bool,
 }
 
 /// The client that has the pool open, while its session is connected.
@@ -248,6 +250,7 @@ impl Registry {
             info,
             member,
             client: None,
+            failed: false,
         });
         Ok(())
     }
@@ -295,7 +298,19 @@ impl Registry {
             Some(None) => (Status::NoStore, None),
             Some(Some(attached)) => {
                 let result = self.execute(attached, session, message);
-                (result.err().unwrap_or(Status::Ok), Some(attached.report()))
+                let reply = (result.err().unwrap_or(Status::Ok), Some(attached.report()));
+                if attached.failed {
+                    refuse!(
+                        (),
+                        "pool {}: the store failed while its records were written and is out of service; see the messages of its device, then remove and add it again",
+                        message.name()
+                    );
+                    self.retire(attached);
+                    if let Some(entry) = entry_of(&mut inner, message.name()) {
+                        entry.attached = None;
+                    }
+                }
+                reply
             }
         };
         Reply {
@@ -336,6 +351,10 @@ impl Registry {
                     .as_ref()
                     .is_some_and(|c| !Arc::ptr_eq(&c.session, session));
                 let next = attached.member.promise(to, *generation, *takeover, other)?;
+                if next == attached.member {
+                    // RTRS may deliver a message twice: the second time there is nothing to do.
+                    return Ok(());
+                }
                 // Fences: what runs under the old generation ends, nothing more of it comes in.
                 self.retire(attached);
                 attached.store.flush().map_err(status)?;
@@ -343,6 +362,10 @@ impl Registry {
             }
             Control::Install { to, config, assign } => {
                 let next = attached.member.install(to, config, *assign)?;
+                if next == attached.member {
+                    // Above all no new table of executed writes.
+                    return Ok(());
+                }
                 let hold = attached.store.hold().ok_or(Status::NoStore)?;
                 self.retire(attached);
                 attached.keep(next)?;
@@ -360,6 +383,9 @@ impl Registry {
                 ..
             } => {
                 let next = attached.member.detach(to, *generation, *epoch)?;
+                if next == attached.member {
+                    return Ok(());
+                }
                 self.retire(attached);
                 attached.store.flush().map_err(status)?;
                 attached.keep(next)
@@ -402,6 +428,10 @@ impl Registry {
     }
 }
 
+fn entry_of<'a>(inner: &'a mut Inner, name: &PoolName) -> Option<&'a mut Entry> {
+    inner.entries.iter_mut().find(|e| e.pool.name == *name)
+}
+
 /// How an error of the store is reported to a client.
 fn status(error: Error) -> Status {
     Status::from_errno(error.to_errno())
@@ -410,12 +440,22 @@ fn status(error: Error) -> Status {
 impl Attached {
     /// Makes `next` the state of the member, on disk first.
     fn keep(&mut self, next: MemberState) -> Result<(), Status> {
-        if next.pool() != self.member.pool() {
-            self.store.assign_pool(next.pool()).map_err(status)?;
+        let assigned = if next.pool() == self.member.pool() {
+            Ok(())
+        } else {
+            self.store.assign_pool(next.pool())
+        };
+        match assigned.and_then(|()| self.store.save_epoch(next.record())) {
+            Ok(()) => {
+                self.member = next;
+                Ok(())
+            }
+            Err(error) => {
+                // Nobody knows which of the two states is on disk: only a new start can tell.
+                self.failed = true;
+                Err(status(error))
+            }
         }
-        self.store.save_epoch(next.record()).map_err(status)?;
-        self.member = next;
-        Ok(())
     }
 
     fn report(&self) -> MemberReport {
