@@ -28,7 +28,7 @@ for variable in CLIPPY KRUSTFLAGS V W C; do
 done
 [ -n "${V:-}" ] || arguments+=(-s)
 # pahole cannot make BTF of modules that are both Rust and C.
-make -C "$kernel/kdir" M="$RMR_TOP" MO="$build" -j"$(nproc)" CONFIG_DEBUG_INFO_BTF_MODULES= \
+make --jobserver-style=pipe -C "$kernel/kdir" M="$RMR_TOP" MO="$build" -j"$(nproc)" CONFIG_DEBUG_INFO_BTF_MODULES= \
 	RTRS_DIR="$kernel/rtrs" RMR_TESTS="${RMR_TESTS:-}" KBUILD_EXTRA_SYMBOLS="$kernel/rtrs/Module.symvers" \
 	CLIPPY_CONF_DIR="$kernel/src" "${arguments[@]}" "${@:-modules}" >&2
 echo "$build"
