@@ -95,7 +95,7 @@ unload_all() {
 wipe_backing() {
 	local dev
 	dev=$(backing "$1")
-	node "$1" "wipefs --quiet --all --force $dev; blkdiscard --force --zeroout $dev 2> /dev/null ||
+	node "$1" "wipefs --quiet --all --force $dev; blkdiscard --force --quiet --zeroout $dev 2> /dev/null ||
 		dd if=/dev/zero of=$dev bs=1M oflag=direct status=none || :"
 }
 
@@ -159,10 +159,11 @@ pool_up() {
 	wait_for 20 client "[ -b '$(pool_device "$name")' ]"
 }
 
-# device_unmap POOL
+# device_unmap POOL: when udev has done looking at it.
 device_unmap() {
 	local dev
 	dev=$(pool_device "$1")
+	[[ -z $dev ]] || client udevadm settle
 	[[ -z $dev ]] || sysfs_write client "$brmr_client/devices/${dev##*/}/unmap_device" 1
 }
 

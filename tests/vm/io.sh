@@ -9,7 +9,7 @@ need_nodes 2
 . "$(dirname "$0")/../pool.sh"
 
 size=128M
-seconds=${IO_SECONDS:-20}
+seconds=${IO_SECONDS:-10}
 
 test_sizes() {
 	client "rmr-iotest sizes $(pool_device p)"
