@@ -34,6 +34,7 @@ use rmr_proto::Geometry;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
+use rmr_proto::Place;
 use rmr_proto::PoolName;
 use rmr_proto::Scan;
 use rmr_proto::Status;
@@ -83,7 +84,7 @@ pub(crate) struct LocalStore {
     #[pin]
     superblock: Mutex<Current<Superblock>>,
     #[pin]
-    epoch: Mutex<Current<EpochRecord>>,
+    epoch: Mutex<KBox<Current<EpochRecord>>>,
 }
 
 /// What travels with a bio: the promise to answer.
@@ -122,6 +123,7 @@ fn open_device(command: &str, path: &str) -> Result<Arc<BlockDevice>> {
 impl LocalStore {
     /// Makes a store on the device and opens it. Sleeps, and takes as long as zeroing the data area takes; a
     /// fatal signal interrupts it, and leaves a store that must be created again with `force`.
+    #[inline(never)]
     pub(crate) fn create(
         module: &'static ThisModule,
         path: &str,
@@ -186,10 +188,13 @@ impl LocalStore {
                 .zeroout(data.offset, data.len, true, |_| Ok(()))
                 .map_err(failed)?;
         }
-        let mut epoch = Current {
-            sequence: 0,
-            record: EpochRecord::default(),
-        };
+        let mut epoch = KBox::new(
+            Current {
+                sequence: 0,
+                record: EpochRecord::default(),
+            },
+            GFP_KERNEL,
+        )?;
         epoch
             .write(&device, &layout, superblock.record.store)
             .map_err(failed)?;
@@ -200,6 +205,7 @@ impl LocalStore {
     }
 
     /// Opens the store that is on the device. It must be one of pool `name`. Sleeps.
+    #[inline(never)]
     pub(crate) fn open(
         module: &'static ThisModule,
         path: &str,
@@ -245,11 +251,12 @@ impl LocalStore {
         Self::new(module, device, superblock, epoch)
     }
 
+    #[inline(never)]
     fn new(
         module: &'static ThisModule,
         device: Arc<BlockDevice>,
         superblock: Current<Superblock>,
-        epoch: Current<EpochRecord>,
+        epoch: KBox<Current<EpochRecord>>,
     ) -> Result<Arc<Self>> {
         let record = &superblock.record;
         let info = StoreInfo {
@@ -284,7 +291,7 @@ impl LocalStore {
 
     /// Makes the device blank where [`Scan`] would find the store. Nothing uses the store any more. Sleeps.
     pub(crate) fn wipe(&self) -> Result {
-        let zeroes = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+        let zeroes = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         for place in [self.layout.superblock(), self.layout.epoch()].as_flattened() {
             self.device()
                 .write(place.offset, &zeroes[..], WriteFlags::FUA)?;
@@ -358,7 +365,7 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
 /// Blanks second superblocks of stores that the device had before: should the first one of the new store ever be
 /// lost, they would be taken for candidates.
 fn forget_older(device: &BlockDevice, layout: &Layout) -> Result {
-    let mut buf = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+    let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
     let [_, ours] = layout.superblock();
     for place in Layout::second_superblocks(device.size()).filter(|p| *p != ours) {
         device.read(place.offset, &mut buf[..])?;
@@ -370,10 +377,19 @@ fn forget_older(device: &BlockDevice, layout: &Layout) -> Result {
     Ok(())
 }
 
+/// Reads the bytes of a record.
+#[inline(never)]
+fn read_record(device: &BlockDevice, place: Place) -> Result<KBox<[u8; RECORD_BYTES]>> {
+    let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+    device.read(place.offset, &mut buf[..])?;
+    Ok(buf)
+}
+
 impl Current<Superblock> {
     /// Reads the newest superblock; completes an interrupted write of it.
+    #[inline(never)]
     fn read(device: &BlockDevice, path: &str) -> Result<Self> {
-        let mut buf = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+        let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         device.read(FIRST_SUPERBLOCK.offset, &mut buf[..])?;
         let first = Superblock::parse::<KernelCrc>(FIRST_SUPERBLOCK, &buf[..]);
         let second = match &first {
@@ -422,7 +438,7 @@ impl Current<Superblock> {
 
     /// Writes both copies, one after the other, as the next version.
     fn write(&mut self, device: &BlockDevice) -> Result {
-        let mut buf = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+        let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         self.sequence = self.sequence.checked_add(1).ok_or(EOVERFLOW)?;
         for copy in 0..2 {
             let place = self
@@ -436,14 +452,33 @@ impl Current<Superblock> {
 }
 
 impl Current<EpochRecord> {
-    fn read(device: &BlockDevice, path: &str, layout: &Layout, store: Uuid) -> Result<Self> {
-        let mut buf = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+    /// Reads the newest epoch record; completes an interrupted write of it.
+    fn read(device: &BlockDevice, path: &str, layout: &Layout, store: Uuid) -> Result<KBox<Self>> {
         let [first, second] = layout.epoch();
-        device.read(first.offset, &mut buf[..])?;
-        let copy0 = EpochRecord::parse::<KernelCrc>(store, first, &buf[..]);
-        device.read(second.offset, &mut buf[..])?;
-        let copy1 = EpochRecord::parse::<KernelCrc>(store, second, &buf[..]);
-        let newest = pick_newest(copy0, copy1).map_err(|error| {
+        let copy0 = read_record(device, first)?;
+        let copy1 = read_record(device, second)?;
+        let (mut current, rewrite) = Self::pick(&copy0[..], &copy1[..], path, layout, store)?;
+        if rewrite {
+            current.write(device, layout, store)?;
+        }
+        Ok(current)
+    }
+
+    /// The newest of two copies, and whether the other one is to be written again.
+    #[inline(never)]
+    fn pick(
+        copy0: &[u8],
+        copy1: &[u8],
+        path: &str,
+        layout: &Layout,
+        store: Uuid,
+    ) -> Result<(KBox<Self>, bool)> {
+        let [first, second] = layout.epoch();
+        let newest = pick_newest(
+            EpochRecord::parse::<KernelCrc>(store, first, copy0),
+            EpochRecord::parse::<KernelCrc>(store, second, copy1),
+        )
+        .map_err(|error| {
             refuse!(
                 numbered(bindings::EUCLEAN),
                 "add_store: device {}: the epoch record is lost: {}; what this store missed cannot be known, create it anew",
@@ -451,18 +486,17 @@ impl Current<EpochRecord> {
                 error
             )
         })?;
-        let mut current = Self {
+        let rewrite = newest.rewrite.is_some();
+        let current = Self {
             sequence: newest.sequence,
             record: newest.record,
         };
-        if newest.rewrite.is_some() {
-            current.write(device, layout, store)?;
-        }
-        Ok(current)
+        Ok((KBox::new(current, GFP_KERNEL)?, rewrite))
     }
 
+    #[inline(never)]
     fn write(&mut self, device: &BlockDevice, layout: &Layout, store: Uuid) -> Result {
-        let mut buf = KBox::new([0u8; RECORD_BYTES], GFP_KERNEL)?;
+        let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         self.sequence = self.sequence.checked_add(1).ok_or(EOVERFLOW)?;
         for place in layout.epoch() {
             self.record

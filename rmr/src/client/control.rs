@@ -9,6 +9,7 @@ use kernel::bindings;
 use kernel::error::code;
 use kernel::prelude::*;
 use rmr_proto::Control;
+use rmr_proto::Kind;
 use rmr_proto::MemberReport;
 use rmr_proto::PoolName;
 use rmr_proto::Reply;
@@ -67,11 +68,20 @@ impl fmt::Display for Failure {
 }
 
 /// Sends `message` over `session` and waits for the reply. Sleeps, at most [`TIMEOUT_MS`].
-pub(crate) fn call(session: &Session, message: &Control) -> Result<Reply, Failure> {
+///
+/// Replies are large, so they are boxed, and parsed only when nothing else is on the stack.
+pub(crate) fn call(session: &Session, message: &Control) -> Result<KBox<Reply>, Failure> {
+    let bytes = exchange(session, message)?;
+    let reply = parse(&bytes[..], message.kind())?;
+    reply.status.result().map_err(Failure::Refused)?;
+    Ok(reply)
+}
+
+#[inline(never)]
+fn exchange(session: &Session, message: &Control) -> Result<KBox<[u8; REPLY_BYTES]>, Failure> {
     let mut header =
         KBox::new([0; MAX_CONTROL_BYTES], GFP_KERNEL).map_err(|e| Failure::Local(e.into()))?;
-    let mut reply =
-        KBox::new([0; REPLY_BYTES], GFP_KERNEL).map_err(|e| Failure::Local(e.into()))?;
+    let mut reply = zeroed()?;
     let bytes = message
         .encode::<KernelCrc>(&mut header)
         .map_err(Failure::Garbled)?;
@@ -84,19 +94,32 @@ pub(crate) fn call(session: &Session, message: &Control) -> Result<Reply, Failur
             },
             CallError::Failed(error) => Failure::Unreachable(error),
         })?;
-    let reply = Reply::parse::<KernelCrc>(&reply[..], message.kind()).map_err(Failure::Garbled)?;
-    reply.status.result().map_err(Failure::Refused)?;
     Ok(reply)
 }
 
+/// A buffer for a reply, never on the stack.
+fn zeroed() -> Result<KBox<[u8; REPLY_BYTES]>, Failure> {
+    KBox::init(pin_init::init_zeroed(), GFP_KERNEL).map_err(|e: Error| Failure::Local(e))
+}
+
+#[inline(never)]
+fn parse(bytes: &[u8], kind: Kind) -> Result<KBox<Reply>, Failure> {
+    let reply = Reply::parse::<KernelCrc>(bytes, kind).map_err(Failure::Garbled)?;
+    KBox::new(reply, GFP_KERNEL).map_err(|e| Failure::Local(e.into()))
+}
+
 /// Asks a node about its member of the pool `name`.
-pub(crate) fn query(session: &Session, name: PoolName) -> Result<MemberReport, Failure> {
+#[inline(never)]
+pub(crate) fn query(session: &Session, name: PoolName) -> Result<KBox<MemberReport>, Failure> {
     report(call(session, &Control::Query { name })?)
 }
 
 /// The report in a reply that must have one.
-pub(crate) fn report(reply: Reply) -> Result<MemberReport, Failure> {
-    reply
+#[inline(never)]
+pub(crate) fn report(mut reply: KBox<Reply>) -> Result<KBox<MemberReport>, Failure> {
+    let report = reply
         .report
-        .ok_or(Failure::Garbled(WireError::Missing("report")))
+        .take()
+        .ok_or(Failure::Garbled(WireError::Missing("report")))?;
+    KBox::new(report, GFP_KERNEL).map_err(|e| Failure::Local(e.into()))
 }

@@ -121,7 +121,7 @@ impl Request {
 /// The data path of an opened pool, under one configuration.
 pub(crate) struct Core {
     pub(crate) pool: Uuid,
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) geometry: Geometry,
     pub(crate) logical_block: u32,
     pub(crate) max_io: u32,

@@ -85,7 +85,7 @@ pub(crate) enum Mode {
 pub(crate) struct Member {
     pub(crate) session: Arc<Session>,
     /// What it said last.
-    pub(crate) report: MemberReport,
+    pub(crate) report: KBox<MemberReport>,
     dir: Option<Dir<MemberFile>>,
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct MemberFile {
 /// What an attach has established.
 struct Attached {
     pool: Uuid,
-    config: Config,
+    config: Arc<Config>,
     limits: VolumeLimits,
 }
 
@@ -219,18 +219,7 @@ impl Pool {
                 why
             ));
         }
-        // What the engine would refuse at the attach is refused here, where the administrator sees the cause.
-        let mut reports = self.reports(&admin)?;
-        reports.push(report.clone(), GFP_KERNEL)?;
-        attach::compatible(&reports).map_err(|refusal| {
-            refuse!(
-                Error::from_errno(refusal.errno()),
-                "add_sess: pool {}, session {}: {}",
-                self.name,
-                text(session.name()),
-                refusal
-            )
-        })?;
+        self.check_new(&admin, session, &report)?;
         admin.members.reserve(1, GFP_KERNEL)?;
         let file = Arc::new(
             MemberFile {
@@ -253,6 +242,23 @@ impl Pool {
             GFP_KERNEL,
         )?;
         Ok(())
+    }
+
+    /// What the engine would refuse at the attach is refused here, where the administrator sees the cause.
+    #[inline(never)]
+    fn check_new(&self, admin: &Admin, session: &Session, report: &MemberReport) -> Result {
+        let mut reports = self.reports(admin)?;
+        reports.push(report.clone(), GFP_KERNEL)?;
+        match attach::compatible(&reports) {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refuse!(
+                Error::from_errno(refusal.errno()),
+                "add_sess: pool {}, session {}: {}",
+                self.name,
+                text(session.name()),
+                refusal
+            )),
+        }
     }
 
     /// Takes a member away, which was added by mistake. Sleeps.
@@ -284,10 +290,11 @@ impl Pool {
         Ok(())
     }
 
+    #[inline(never)]
     fn reports(&self, admin: &Admin) -> Result<KVec<MemberReport>> {
         let mut reports = KVec::with_capacity(admin.members.len() + 1, GFP_KERNEL)?;
         for member in &admin.members {
-            reports.push(member.report.clone(), GFP_KERNEL)?;
+            reports.push(MemberReport::clone(&member.report), GFP_KERNEL)?;
         }
         Ok(reports)
     }
@@ -334,49 +341,59 @@ impl Pool {
         let limits = attached.limits.clone();
         let exceptions = Exceptions::new(self.name, self.io_timeout_ms.clone())?;
         let job = Job::new(&registry.queue, exceptions.clone(), Exceptions::run)?;
-        let core = self.build(
-            &admin.members,
-            attached,
-            depth,
-            consumer,
-            exceptions.clone(),
-            job,
-        )?;
-        exceptions.core.publish(core)?;
+        self.publish(&admin.members, attached, depth, consumer, &exceptions, job)?;
         admin.volume = Some(exceptions.clone());
         Ok((exceptions, limits))
     }
 
     /// Makes this host the pool's client: promise and install on all members (R8). Sleeps.
+    ///
+    /// The steps are functions of their own, not inlined, because configurations and reports are large and the
+    /// stack is not.
     fn attach(&self, admin: &mut Admin, source: Option<MemberId>) -> Result<Attached> {
-        let refused = |refusal: attach::Refusal| {
-            refuse!(
-                Error::from_errno(refusal.errno()),
-                "pool {}: cannot start: {}",
-                self.name,
-                refusal
-            )
+        let generation = self.query_all(admin)?;
+        self.promise_all(admin, generation)?;
+        let decision = self.decide(admin, generation, source)?;
+        let (max_io, max_segments) = self.transport_limits(admin)?;
+        let attached = Attached {
+            pool: decision.pool,
+            config: share(&decision.config)?,
+            limits: VolumeLimits {
+                geometry: decision.geometry,
+                limits: decision.limits,
+                max_io,
+                max_segments,
+            },
         };
-        let no_answer = |id: MemberId, failure: control::Failure| {
-            refuse!(
-                failure.errno(),
-                "pool {}: cannot start: member {}: {}",
-                self.name,
-                id,
-                failure
-            )
-        };
+        // Until all have it, nothing is written under it.
+        admin.abandoned = Some(generation);
+        for id in decision.order() {
+            self.install(admin, &decision, id)?;
+        }
+        admin.abandoned = None;
+        Ok(attached)
+    }
+
+    /// Asks all members for reports; the generation to ask them to promise.
+    #[inline(never)]
+    fn query_all(&self, admin: &mut Admin) -> Result<Generation> {
         for member in &mut admin.members {
             let id = member.report.member;
-            member.report =
-                control::query(&member.session, self.name).map_err(|f| no_answer(id, f))?;
+            member.report = control::query(&member.session, self.name)
+                .map_err(|failure| self.no_answer(id, &failure))?;
         }
         let reports = self.reports(admin)?;
-        attach::compatible(&reports).map_err(refused)?;
-        let generation = Generation {
-            number: attach::next_number(&reports).map_err(refused)?,
+        attach::compatible(&reports).map_err(|refusal| self.cannot_start(&refusal))?;
+        let number =
+            attach::next_number(&reports).map_err(|refusal| self.cannot_start(&refusal))?;
+        Ok(Generation {
+            number,
             nonce: rand::nonce(),
-        };
+        })
+    }
+
+    #[inline(never)]
+    fn promise_all(&self, admin: &mut Admin, generation: Generation) -> Result {
         for member in &mut admin.members {
             let id = member.report.member;
             let promise = Control::Promise {
@@ -386,46 +403,64 @@ impl Pool {
             };
             member.report = control::call(&member.session, &promise)
                 .and_then(control::report)
-                .map_err(|f| no_answer(id, f))?;
+                .map_err(|failure| self.no_answer(id, &failure))?;
         }
-        let reports = self.reports(admin)?;
-        let decision = attach::decide(
-            &reports,
-            &attach::Request {
-                generation,
-                new_pool: rand::uuid(),
-                source,
-                abandoned: admin.abandoned,
-            },
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn decide(
+        &self,
+        admin: &Admin,
+        generation: Generation,
+        source: Option<MemberId>,
+    ) -> Result<KBox<attach::Decision>> {
+        let request = attach::Request {
+            generation,
+            new_pool: rand::uuid(),
+            source,
+            abandoned: admin.abandoned,
+        };
+        match attach::decide(&self.reports(admin)?, &request) {
+            Ok(decision) => Ok(KBox::new(decision, GFP_KERNEL)?),
+            Err(refusal) => Err(self.cannot_start(&refusal)),
+        }
+    }
+
+    #[inline(never)]
+    fn install(&self, admin: &Admin, decision: &attach::Decision, id: MemberId) -> Result {
+        let member = admin.members.iter().find(|m| m.report.member == id);
+        let member = member.ok_or(EINVAL)?;
+        let install = Control::Install {
+            to: self.target(&member.report, decision.pool),
+            config: decision.config.clone(),
+            assign: decision.assign.contains(id),
+        };
+        match control::call(&member.session, &install) {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(self.no_answer(id, &failure)),
+        }
+    }
+
+    #[cold]
+    fn cannot_start(&self, refusal: &attach::Refusal) -> Error {
+        refuse!(
+            Error::from_errno(refusal.errno()),
+            "pool {}: cannot start: {}",
+            self.name,
+            refusal
         )
-        .map_err(refused)?;
-        let max = self.transport_limits(admin)?;
-        // Until all have it, nothing is written under it.
-        admin.abandoned = Some(generation);
-        for id in decision.order() {
-            let member = admin
-                .members
-                .iter()
-                .find(|m| m.report.member == id)
-                .ok_or(EINVAL)?;
-            let install = Control::Install {
-                to: self.target(&member.report, decision.pool),
-                config: decision.config.clone(),
-                assign: decision.assign.contains(id),
-            };
-            control::call(&member.session, &install).map_err(|f| no_answer(id, f))?;
-        }
-        admin.abandoned = None;
-        Ok(Attached {
-            pool: decision.pool,
-            limits: VolumeLimits {
-                geometry: decision.geometry,
-                limits: decision.limits,
-                max_io: max.0,
-                max_segments: max.1,
-            },
-            config: decision.config,
-        })
+    }
+
+    #[cold]
+    fn no_answer(&self, id: MemberId, failure: &control::Failure) -> Error {
+        refuse!(
+            failure.errno(),
+            "pool {}: cannot start: member {}: {}",
+            self.name,
+            id,
+            failure
+        )
     }
 
     fn target(&self, report: &MemberReport, pool: Uuid) -> Target {
@@ -480,16 +515,17 @@ impl Pool {
         }
     }
 
-    /// The data path of an attached pool.
-    fn build(
+    /// The data path of an attached pool, published for its volume.
+    #[inline(never)]
+    fn publish(
         &self,
         members: &[Member],
         attached: &Attached,
         depth: u32,
         consumer: Arc<dyn Consumer>,
-        exceptions: Arc<Exceptions>,
+        exceptions: &Arc<Exceptions>,
         job: Job<Exceptions>,
-    ) -> Result<Core> {
+    ) -> Result {
         let mut legs = KVec::new();
         for id in attached.config.receivers().iter() {
             let member = members
@@ -514,7 +550,7 @@ impl Pool {
         };
         let (lanes, batches) = lane::build(sets, legs.len(), caps)?;
         let shards = new_irq_locks!(sets * SHARDS_PER_CPU, |_| Shard::new())?;
-        Ok(Core {
+        exceptions.core.publish(Core {
             pool: attached.pool,
             config: attached.config.clone(),
             geometry: attached.limits.geometry,
@@ -528,7 +564,7 @@ impl Pool {
             requests: Slots::new(depth as usize, |_| Ok(Request::default()))?,
             overlap: Overlap::new(table(depth as usize, Node::new)?, shards).ok_or(EINVAL)?,
             window: Window::new(table(WINDOW, AtomicU64::default)?).ok_or(EINVAL)?,
-            exceptions,
+            exceptions: exceptions.clone(),
             job,
             counters: Counters::new()?,
             policy: self.policy.clone(),
@@ -619,7 +655,7 @@ impl Pool {
     }
 
     /// The configuration in use.
-    pub(crate) fn config(&self) -> Option<Config> {
+    pub(crate) fn config(&self) -> Option<Arc<Config>> {
         self.admin
             .lock()
             .attached
@@ -671,6 +707,11 @@ impl Pool {
         self.on_core(|core| core.counters.sum(counter as usize))
             .unwrap_or(0)
     }
+}
+
+#[inline(never)]
+fn share(config: &Config) -> Result<Arc<Config>> {
+    Ok(Arc::new(config.clone(), GFP_KERNEL)?)
 }
 
 /// `n` elements as the engine wants them lent.

@@ -57,6 +57,7 @@ impl Listener {
         }
     }
 
+    #[inline(never)]
     fn control(&self, session: Arc<Session>, header: &[u8], op: Op) {
         let message = match Control::parse::<KernelCrc>(header) {
             Ok(message) => message,
@@ -123,6 +124,7 @@ const MAX_MESSAGE: usize = if MAX_BATCH_BYTES > MAX_CONTROL_BYTES {
 };
 
 /// Executes a control message and answers it. Sleeps.
+#[inline(never)]
 fn answer(session: &Arc<Session>, message: &Control, op: Op) {
     let reply = match Registry::get() {
         Ok(registry) => registry.control(session, message),
@@ -132,7 +134,7 @@ fn answer(session: &Arc<Session>, message: &Control, op: Op) {
             report: None,
         },
     };
-    let Ok(mut buf) = KBox::new([0; REPLY_BYTES], GFP_KERNEL) else {
+    let Ok(mut buf) = KBox::<[u8; REPLY_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL) else {
         return op.respond(Status::NoMemory.wire());
     };
     match reply.encode::<KernelCrc>(&mut buf) {

@@ -70,7 +70,7 @@ struct Client {
 
 struct Entry {
     pool: Arc<Pool>,
-    attached: Option<Attached>,
+    attached: Option<KBox<Attached>>,
     /// Made by attaching a store, not by join_pool: goes with the store.
     implied: bool,
     _dir: Dir<Pool>,
@@ -202,6 +202,7 @@ impl Registry {
 
 impl Registry {
     /// Attaches `store` to the pool it was created for.
+    #[inline(never)]
     fn attach(&self, store: Arc<dyn Store>) -> Result {
         let info = store.info();
         let name = info.pool_name;
@@ -226,36 +227,22 @@ impl Registry {
                 ));
             }
         }
-        let last = store.load_epoch()?;
-        let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last);
-        let member = start.ok_or_else(|| {
-            refuse!(
-                EOVERFLOW,
-                "the store of pool {} was started too often; create it anew",
-                name
-            )
-        })?;
-        // The new incarnation is on disk before anybody hears of it.
-        store.save_epoch(member.record())?;
+        let member = info.member;
+        let attached = start(store, info)?;
         if known.is_none() {
-            self.add(&mut inner, name, info.member, true)?;
+            self.add(&mut inner, name, member, true)?;
         }
         let entry = inner
             .entries
             .iter_mut()
             .find(|e| e.pool.name == name)
             .ok_or(ENOENT)?;
-        entry.attached = Some(Attached {
-            store,
-            info,
-            member,
-            client: None,
-            failed: false,
-        });
+        entry.attached = Some(attached);
         Ok(())
     }
 
     /// Takes the store of `name` away; waits for requests in it.
+    #[inline(never)]
     fn detach(&self, name: &PoolName) {
         let mut inner = self.inner.lock();
         let Some(place) = inner.entries.iter().position(|e| e.pool.name == *name) else {
@@ -278,7 +265,7 @@ impl Registry {
     fn with<R>(&self, name: &PoolName, f: impl FnOnce(&mut Attached) -> R) -> Option<R> {
         let mut inner = self.inner.lock();
         let entry = inner.entries.iter_mut().find(|e| e.pool.name == *name)?;
-        entry.attached.as_mut().map(f)
+        entry.attached.as_mut().map(|attached| f(attached))
     }
 
     /// What the member of pool `name` would report.
@@ -287,6 +274,7 @@ impl Registry {
     }
 
     /// Executes a control message that came over `session`. Sleeps.
+    #[inline(never)]
     pub(crate) fn control(&self, session: &Arc<Session>, message: &Control) -> Reply {
         let mut inner = self.inner.lock();
         let entry = inner
@@ -320,6 +308,7 @@ impl Registry {
         }
     }
 
+    #[inline(never)]
     fn execute(
         &self,
         attached: &mut Attached,
@@ -428,6 +417,30 @@ impl Registry {
     }
 }
 
+/// Starts a member on `store`, in a new incarnation.
+#[inline(never)]
+fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
+    let last = store.load_epoch()?;
+    let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last);
+    let member = start.ok_or_else(|| {
+        refuse!(
+            EOVERFLOW,
+            "the store of pool {} was started too often; create it anew",
+            info.pool_name
+        )
+    })?;
+    // The new incarnation is on disk before anybody hears of it.
+    store.save_epoch(member.record())?;
+    let attached = Attached {
+        store,
+        info,
+        member,
+        client: None,
+        failed: false,
+    };
+    Ok(KBox::new(attached, GFP_KERNEL)?)
+}
+
 fn entry_of<'a>(inner: &'a mut Inner, name: &PoolName) -> Option<&'a mut Entry> {
     inner.entries.iter_mut().find(|e| e.pool.name == *name)
 }
@@ -439,6 +452,7 @@ fn status(error: Error) -> Status {
 
 impl Attached {
     /// Makes `next` the state of the member, on disk first.
+    #[inline(never)]
     fn keep(&mut self, next: MemberState) -> Result<(), Status> {
         let assigned = if next.pool() == self.member.pool() {
             Ok(())
