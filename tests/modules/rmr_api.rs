@@ -138,6 +138,11 @@ static CTL: [Attr<Bench>; 2] = [
 
 // -- Data --------------------------------------------------------------------------------------------------
 
+/// The largest multiple of `unit` that is not above `value`.
+fn down(value: u32, unit: u32) -> u32 {
+    value - value.checked_rem(unit).unwrap_or(0)
+}
+
 /// The eight bytes at `offset` of a volume that was written with `seed`; zeroes for the seed 0.
 fn word(seed: u64, offset: u64) -> [u8; 8] {
     if seed == 0 {
@@ -327,7 +332,7 @@ impl Session {
         let block = limits.limits.logical_block;
         check!(block.is_power_of_two() && block >= SECTOR && limits.max_io >= block);
         // Two MiB at most: of what is larger, this is enough.
-        let max_io = limits.max_io.min(2 << 20) / block * block;
+        let max_io = down(limits.max_io.min(2 << 20), block);
         let max_io = max_io.min(u32::from(limits.max_segments) * PAGE_SIZE as u32);
         let span = limits.geometry.size().min(SPAN);
         check!(span >= u64::from(max_io) * 4);
@@ -420,7 +425,7 @@ impl Session {
                     *place = None;
                 }
                 if let Some((index, job)) = jobs.next() {
-                    self.submit(tag, &job, index % together == together - 1)
+                    self.submit(tag, &job, (index + 1).checked_rem(together) == Some(0))
                         .map_err(|status| {
                             pr_err!(
                                 "{:?} of {} at {}: refused: {}\n",
@@ -473,7 +478,8 @@ impl Session {
         let mut turn = 0;
         core::iter::from_fn(move || {
             let left = to.checked_sub(offset).filter(|left| *left > 0)?;
-            let wanted = sizes.get(turn % sizes.len()).copied()?.clamp(block, max) / block * block;
+            let wanted = *sizes.get(turn % sizes.len())?;
+            let wanted = down(wanted.clamp(block, max), block);
             let len = u32::try_from(left).map_or(wanted, |left| wanted.min(left));
             let job = Job {
                 op,
@@ -636,8 +642,9 @@ fn zeroes(s: &mut Session) -> Result {
         pr_info!("the pool has no write-zeroes\n");
         return Ok(());
     }
-    let (third, block) = (s.span / 3, u64::from(s.block));
-    let (from, to) = (third / block * block, third * 2 / block * block);
+    let third = u32::try_from(s.span / 3)?;
+    let (from, to) = (down(third, s.block), down(third * 2, s.block));
+    let (from, to) = (u64::from(from), u64::from(to));
     for (seed, unmap, fua) in [(60, false, false), (61, true, false), (62, true, true)] {
         let jobs = s.cover(WRITE, 0, s.span, seed, [u32::MAX; 5]);
         s.execute(jobs, 4)?;
@@ -702,13 +709,11 @@ fn end_in_flight(name: &PoolName) -> Result {
     for round in 0..5 {
         let mut s = Session::open(name)?;
         let len = s.max_io;
-        let place =
-            |tag: u32| u64::from(tag) * u64::from(len) % (s.span - u64::from(len)) / 4096 * 4096;
-        let offsets: [u64; DEPTH as usize] = core::array::from_fn(|tag| place(tag as u32));
-        for (tag, offset) in (0..).zip(offsets) {
+        for tag in 0..DEPTH {
             let job = Job {
                 op: WRITE,
-                offset,
+                // Some at the same place.
+                offset: u64::from(tag % 4) * u64::from(len),
                 len,
                 seed: 70 + round,
             };

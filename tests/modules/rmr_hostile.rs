@@ -422,6 +422,7 @@ fn frame(message: &mut [u8]) {
 
 impl Forger<'_> {
     /// Writes the next message into `out`.
+    #[inline(never)]
     fn forge(&mut self, out: &mut [u8; MAX_HEADER]) -> Result<Shot> {
         let place = self.chance.index(TRICKS.len());
         let trick = TRICKS[place];
@@ -470,6 +471,7 @@ impl Forger<'_> {
         (self.chance.below(places) * u64::from(block), len)
     }
 
+    #[inline(never)]
     fn encode(
         &self,
         requests: &[Request],
@@ -492,6 +494,7 @@ impl Forger<'_> {
     }
 
     /// A good batch of reads.
+    #[inline(never)]
     fn reads(&mut self, shot: &mut Shot, out: &mut [u8]) -> Result {
         let mut requests = KVec::new();
         for _ in 0..1 + self.chance.below(8) {
@@ -629,6 +632,7 @@ impl Forger<'_> {
     }
 
     /// Writes that must not be executed.
+    #[inline(never)]
     fn writes(&mut self, trick: Trick, shot: &mut Shot, out: &mut [u8]) -> Result {
         shot.dir = Dir::Write;
         let mut header = self.identity();
@@ -760,6 +764,7 @@ impl Forger<'_> {
         self.encode(&[flush], &self.identity(), shot, out)
     }
 
+    #[inline(never)]
     fn encode_control(&self, message: &Control, shot: &mut Shot, out: &mut [u8]) -> Result {
         let mut buf = [0; MAX_CONTROL_BYTES];
         let bytes = message.encode::<KernelCrc>(&mut buf).map_err(|_| EINVAL)?;
@@ -771,6 +776,7 @@ impl Forger<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     fn query(&mut self, shot: &mut Shot, out: &mut [u8]) -> Result {
         let name = match self.chance.coin() {
             true => self.pool,
@@ -802,6 +808,7 @@ impl Forger<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     fn control(&mut self, trick: Trick, shot: &mut Shot, out: &mut [u8]) -> Result {
         let mut to = Target {
             name: self.pool,
@@ -1025,6 +1032,7 @@ fn judge(message: &mut Message<Context>, tally: &mut Tally) {
 }
 
 /// Sends `count` messages over one session; `finish`: and waits for all answers, else closes it before.
+#[inline(never)]
 fn assault(
     session: rtrs::Session<Link>,
     forger: &mut Forger<'_>,
@@ -1074,6 +1082,7 @@ fn assault(
 }
 
 /// Sends the next message; what could not be sent comes back.
+#[inline(never)]
 fn shoot(
     session: &rtrs::Session<Link>,
     forger: &mut Forger<'_>,
@@ -1116,8 +1125,9 @@ fn shoot(
     }
 }
 
-/// Asks the node who it is.
-fn ask(session: &rtrs::Session<Link>, pool: PoolName) -> Result<MemberReport> {
+/// Asks the node who it is. Reports are too large for the stacks of those who send.
+#[inline(never)]
+fn ask(session: &rtrs::Session<Link>, pool: PoolName) -> Result<KBox<MemberReport>> {
     let mut header = KBox::new([0; MAX_CONTROL_BYTES], GFP_KERNEL)?;
     let mut reply = KBox::new([0; REPLY_BYTES], GFP_KERNEL)?;
     let query = Control::Query { name: pool };
@@ -1127,7 +1137,7 @@ fn ask(session: &rtrs::Session<Link>, pool: PoolName) -> Result<MemberReport> {
         .map_err(|_| ECONNREFUSED)?;
     let reply = Reply::parse::<KernelCrc>(&reply[..], Kind::Query).map_err(|_| EPROTO)?;
     match reply.report {
-        Some(report) if report.serving => Ok(report),
+        Some(report) if report.serving => Ok(KBox::new(report, GFP_KERNEL)?),
         _ => {
             pr_err!(
                 "the node does not serve the pool {} ({})\n",
@@ -1150,6 +1160,7 @@ fn run(plan: &Plan<'_>, tally: &mut Tally) -> Result {
     result
 }
 
+#[inline(never)]
 fn run_sessions(plan: &Plan<'_>, paths: &[PathAddr], home: &Home, tally: &mut Tally) -> Result {
     // A node may know the name of an earlier session for a while.
     let prefix = rand::u64() as u32;
@@ -1183,6 +1194,7 @@ fn run_sessions(plan: &Plan<'_>, paths: &[PathAddr], home: &Home, tally: &mut Ta
 }
 
 /// The peer knows how to make a good message, so that what it damages is one.
+#[inline(never)]
 fn self_test(forger: &mut Forger<'_>) -> Result {
     let mut out = KBox::new([0; MAX_HEADER], GFP_KERNEL)?;
     let mut shot = Shot {
