@@ -12,6 +12,7 @@
 #   format     rustfmt has nothing to change (scripts/format.sh does what it wants)
 #   shell      shellcheck
 #   scripts    Python and Perl compile
+#   abi        docs/ABI has what there is in sysfs
 #   clippy     lint of the crates that are built for the host
 #   host       tests of these crates, property tests included
 #   loom       tests of the concurrent structures, all interleavings
@@ -104,8 +105,16 @@ for name in sys.argv[1:]:
 	programs perl '*.pl' | xargs -r -d '\n' -n 1 perl -wc 2>&1 | { grep -v 'syntax OK$' || true; }
 }
 
+check_abi() {
+	scripts/abi-check.sh
+}
+
 check_clippy() {
-	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	# A shift binds tighter than an or, everywhere.
+	cargo clippy --quiet --locked --workspace -- -D warnings -A clippy::precedence
+	# A test may well panic.
+	cargo clippy --quiet --locked --workspace --tests --examples -- -D warnings -A clippy::precedence \
+		-A clippy::unwrap_used -A clippy::expect_used -A clippy::panic
 }
 
 # Prints, and leaves what to count in "$logs/NAME.tests".
@@ -169,7 +178,7 @@ run() {
 }
 
 kernel_checks=(modules other)
-quick_checks=(licence unsafe format scripts shell clippy host loom)
+quick_checks=(licence unsafe format scripts abi shell clippy host loom)
 : >"$logs/results"
 if [ $# -ne 0 ]; then
 	for name; do

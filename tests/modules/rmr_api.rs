@@ -3,7 +3,7 @@
 //! A user of pools that is no disk: does IO through the public interface of `rmr`, without brmr.
 //!
 //! `echo "pool=NAME" > /sys/class/rmr-api/ctl/run` opens the pool, which the client must have joined and which no
-//! device uses, works on it and closes it. What was in its first 16 MiB is lost. The answer is that of the write;
+//! device uses, works on it and closes it. What was in its first 4 MiB is lost. The answer is that of the write;
 //! the log has a line `rmr_api: ok NAME` or `rmr_api: not ok NAME` for each test, and `result` has the sums.
 //! tests/vm/api.sh runs it.
 
@@ -47,7 +47,7 @@ const DEPTH: u32 = 16;
 /// Queues they come from.
 const QUEUES: u32 = 3;
 /// Bytes of the volume that are used, if it has as many.
-const SPAN: u64 = 16 << 20;
+const SPAN: u64 = 4 << 20;
 /// Unit of everything here: of patterns, and the smallest request.
 const SECTOR: u32 = 512;
 /// How long a request may take, in ms.

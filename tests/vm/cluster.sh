@@ -51,7 +51,7 @@ test_rnbd()
 	cleanup client modprobe -r rnbd-client
 	client 'echo "sessname=s1 path=ip:10.77.1.1 device_path=/dev/vda" > /sys/class/rnbd-client/ctl/map_device'
 	cleanup client 'echo normal > /sys/block/rnbd0/rnbd/unmap_device'
-	wait_for 20 client test -b $device
+	wait_for 20 client test -b "$device"
 	client "dd if=/dev/urandom of=/tmp/data bs=1M count=4 && dd if=/tmp/data of=$device bs=64k oflag=direct"
 	equal "$(node 1 'dd if=/dev/vda bs=1M count=4 iflag=direct | sha256sum')" "$(client 'sha256sum < /tmp/data')"
 }
