@@ -139,7 +139,13 @@ impl Registry {
             ));
         }
         let free = |index: &u32| disks.iter().all(|m| m.device.index != *index);
-        let index = (0..MAX_DISKS).find(free).ok_or(ENOSPC)?;
+        let index = (0..MAX_DISKS).find(free).ok_or_else(|| {
+            refuse!(
+                ENOSPC,
+                "map_device: {} devices are mapped, which is the limit; unmap one first",
+                MAX_DISKS
+            )
+        })?;
         disks.reserve(1, GFP_KERNEL)?;
         let device = Arc::new(
             Device {

@@ -22,6 +22,7 @@ use rmr::client::Io;
 use rmr::client::IoOp;
 use rmr::client::Volume;
 use rmr::client::VolumeLimits;
+use rmr::client::MAX_DEPTH;
 use rmr::refuse;
 use rmr_proto::Features;
 use rmr_proto::PoolName;
@@ -31,7 +32,7 @@ use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::HasKobject;
 use rmr_sys::sysfs::Writer;
 
-/// Requests in flight per hardware queue (one queue per CPU).
+/// Requests in flight per hardware queue (one queue per CPU), if a volume can have so many in all.
 const DEPTH_PER_QUEUE: u32 = 128;
 
 const SECTOR: u64 = 512;
@@ -188,7 +189,7 @@ impl VolumeDisk {
     ///
     /// `sectors` is what the administrator expects the size to be; another one is refused with `EINVAL`.
     pub(crate) fn new(name: &PoolName, index: u32, sectors: Option<u64>) -> Result<Self> {
-        let requests = RequestTable::new(DEPTH_PER_QUEUE)?;
+        let requests = RequestTable::with_limit(DEPTH_PER_QUEUE, MAX_DEPTH)?;
         let stats = Arc::new(Stats::new()?, GFP_KERNEL)?;
         let completer = Arc::new(
             Completer {

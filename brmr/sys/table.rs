@@ -35,8 +35,18 @@ impl RequestTable {
     ///
     /// `EINVAL` for a depth of 0 or more than 10240, `ENOMEM`.
     pub fn new(depth_per_queue: u32) -> Result<Arc<Self>> {
+        Self::with_limit(depth_per_queue, u32::MAX)
+    }
+
+    /// The same, but with fewer requests for each queue where all of them together would be more than `total`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`]; `EINVAL` also if there are more queues than `total`.
+    pub fn with_limit(depth_per_queue: u32, total: u32) -> Result<Arc<Self>> {
         // SAFETY: Reads a number.
         let hw_queues = unsafe { ffi::brmr_sys_online_cpus() };
+        let depth_per_queue = depth_per_queue.min(total.checked_div(hw_queues).unwrap_or(0));
         if depth_per_queue == 0 || depth_per_queue > bindings::BLK_MQ_MAX_DEPTH {
             return Err(EINVAL);
         }

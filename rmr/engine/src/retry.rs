@@ -17,7 +17,8 @@
 //! whole volume, as does a member that restarted: then no read is answered any more, and no stale block is read.
 //! A failed write is not tried again under its number, the member would repeat its answer (`dedupe`).
 //!
-//! The age of a request counts from its submission, so retries do not add up.
+//! The age of a request counts from its first failure, so retries do not add up. Until then the transport is
+//! still at it, and has its own limits.
 
 use core::fmt;
 use core::time::Duration;
@@ -58,7 +59,7 @@ pub struct Failure {
     pub readers: MemberSet,
     /// Reads: the members that failed to, this one included or not.
     pub tried: MemberSet,
-    /// Time since the request was submitted.
+    /// Time since the request failed first.
     pub age: Duration,
     /// The pool's io_timeout.
     pub io_timeout: Duration,
@@ -185,19 +186,19 @@ impl fmt::Display for Reason {
         match self {
             Self::Unreachable(member) => write!(
                 f,
-                "member {member} could not be reached within io_timeout: repair the connection, then unmap and map the device again"
+                "member {member} could not be reached within io_timeout: repair the connection, then unmap the device and enable the pool with source="
             ),
             Self::Stuck(member) => write!(
                 f,
-                "member {member} was busy for longer than io_timeout: look at its disk, then unmap and map the device again"
+                "member {member} was busy for longer than io_timeout: look at its disk, then unmap the device and enable the pool with source="
             ),
             Self::WriteFailed(member, status) => write!(
                 f,
-                "member {member} failed a write ({status}): look at its disk, then unmap and map the device again"
+                "member {member} failed a write ({status}): look at its disk, then unmap the device and enable the pool with source="
             ),
             Self::Restarted(member) => write!(
                 f,
-                "member {member} restarted or lost its store: bring the store back, then unmap and map the device again"
+                "member {member} restarted or lost its store: bring the store back, then unmap the device and enable the pool with source="
             ),
             Self::TakenOver(member) => write!(
                 f,

@@ -25,6 +25,7 @@ pub(crate) mod sysfs;
 pub(crate) mod tags;
 pub mod volume;
 
+pub use pool::MAX_DEPTH;
 pub use volume::Consumer;
 pub use volume::Io;
 pub use volume::IoData;

@@ -64,7 +64,7 @@ use rmr_sys::work::Job;
 
 /// Most requests in flight that a volume can be opened for: half of the window of sequence numbers, so that
 /// one slow write does not stop the others at once.
-pub(crate) const MAX_DEPTH: u32 = WINDOW as u32 / 2;
+pub const MAX_DEPTH: u32 = WINDOW as u32 / 2;
 
 /// How long a request may fail before it is given up, by default, in ms.
 const IO_TIMEOUT_MS: u64 = 60_000;
@@ -197,16 +197,21 @@ impl Pool {
         let new = report.installed.is_none();
         let id = report.member;
         let refused = match mode {
-            Some(Mode::Create) if !new => Some((
-                EEXIST,
-                "it belongs to a pool already; use mode=assemble, or delete the store and create it anew",
-            )),
+            Some(Mode::Create) if !new => {
+                Some((EEXIST, "it belongs to a pool already; use mode=assemble"))
+            }
             Some(Mode::Assemble) if new => Some((
                 numbered(bindings::ENODATA),
                 "its store is new and holds nothing yet; use mode=create",
             )),
-            _ if self.chunk_size.is_some_and(|size| size != report.geometry.chunk_size()) => {
-                Some((EINVAL, "its chunk size is not that given to join_pool; they must be equal"))
+            _ if self
+                .chunk_size
+                .is_some_and(|size| size != report.geometry.chunk_size()) =>
+            {
+                Some((
+                    EINVAL,
+                    "its chunk size is not that given to join_pool; they must be equal",
+                ))
             }
             _ => None,
         };
@@ -477,7 +482,15 @@ impl Pool {
     fn transport_limits(&self, admin: &Admin) -> Result<(u32, u16)> {
         let mut max = (rmr_proto::MAX_IO, u16::MAX);
         for member in &admin.members {
-            let attrs = member.session.attrs()?;
+            let attrs = member.session.attrs().map_err(|error| {
+                refuse!(
+                    error,
+                    "pool {}: cannot start: session {} is not connected ({:?}); check the node and the network",
+                    self.name,
+                    text(member.session.name()),
+                    error
+                )
+            })?;
             max.0 = max.0.min(attrs.max_io_size);
             max.1 = max
                 .1
@@ -486,7 +499,11 @@ impl Pool {
         // Whole pages, which is what the block layer and RDMA mappings are made of.
         max.0 &= !(rmr_engine::lane::GAP - 1);
         if max.0 == 0 || max.1 == 0 {
-            return Err(EMSGSIZE);
+            return Err(refuse!(
+                EMSGSIZE,
+                "pool {}: cannot start: a node takes messages of less than a page; raise max_chunk_size of its rtrs_server",
+                self.name
+            ));
         }
         Ok(max)
     }

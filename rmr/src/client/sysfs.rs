@@ -22,6 +22,7 @@ use rmr_engine::options::Key;
 use rmr_engine::options::Options;
 use rmr_engine::options::Value;
 use rmr_engine::readers::Policy;
+use rmr_proto::Geometry;
 use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
@@ -82,6 +83,9 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
             Ok((name, chunk.transpose()?))
         };
         let (name, chunk) = parse().map_err(malformed!("join_pool"))?;
+        if let Some(bytes) = chunk {
+            Geometry::shift_of(bytes).map_err(|error| refuse!(EINVAL, "join_pool: {}", error))?;
+        }
         registry.join(name, chunk)
     },
 )];
