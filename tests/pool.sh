@@ -257,7 +257,7 @@ pool_legs() {
 	local name k
 	for name in $(nodes); do
 		k=${name#node}
-		if node "$k" "rmr-iotest layout $(backing "$k") 2> /dev/null" | grep -qx "pool $1"; then
+		if [[ $(node "$k" "rmr-iotest layout $(backing "$k") 2> /dev/null | sed -n 's/^pool //p'") == "$1" ]]; then
 			echo "$k"
 		fi
 	done

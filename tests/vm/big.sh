@@ -18,7 +18,7 @@ bases=(0 $((4 * gib)) $((2 * tib)) $((4 * tib)))
 make_sparse() {
 	local k
 	for k in 1 2; do
-		node "$k" "truncate -s 5T /run/sparse && losetup --direct-io=off /dev/loop6 /run/sparse"
+		node "$k" "modprobe loop; truncate -s 5T /run/sparse && losetup --direct-io=off /dev/loop6 /run/sparse"
 		cleanup node "$k" "losetup -d /dev/loop6; rm -f /run/sparse"
 		pool_backing[$k]=/dev/loop6
 	done

@@ -92,11 +92,10 @@ test_fstrim() {
 	compare_data_areas p
 }
 
-# A member whose disk can neither unmap nor write zeroes writes them.
+# A member whose disk cannot unmap writes zeroes.
 test_node_without_discard() {
 	pool_down p
-	node 2 'cd /sys/block/vda/queue && echo 0 > discard_max_bytes &&
-		if [ -w write_zeroes_max_bytes ]; then echo 0 > write_zeroes_max_bytes; fi'
+	node 2 'echo 0 > /sys/block/vda/queue/discard_max_bytes'
 	cleanup node 2 'cd /sys/block/vda/queue && cat discard_max_hw_bytes > discard_max_bytes'
 	pool_up p 2 128M
 	fill

@@ -61,7 +61,7 @@ test_both_nodes_answer() {
 
 # One leg on a disk with blocks of 4096 bytes: so has the device.
 test_4k_blocks() {
-	node 1 "losetup --sector-size 4096 --direct-io=on /dev/loop7 /dev/vdb"
+	node 1 "modprobe loop; losetup --sector-size 4096 --direct-io=on /dev/loop7 /dev/vdb"
 	cleanup node 1 losetup -d /dev/loop7
 	cleanup pool_down q
 	pool_backing[1]=/dev/loop7

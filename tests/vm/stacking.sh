@@ -55,7 +55,7 @@ test_loop_on_top() {
 	local dev
 	dev=$(pool_device p)
 	cleanup client 'umount /mnt 2> /dev/null; :'
-	client "mkfs.ext4 -q -F $dev && mount $dev /mnt && truncate -s 64M /mnt/image &&
+	client "modprobe loop; mkfs.ext4 -q -F $dev && mount $dev /mnt && truncate -s 64M /mnt/image &&
 		loop=\$(losetup --find --show --direct-io=on /mnt/image) &&
 		rmr-iotest model \$loop --seconds 4 --max-io 256K --span 32M; s=\$?
 		losetup -d \$loop; umount /mnt; exit \$s"
