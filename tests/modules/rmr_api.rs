@@ -132,7 +132,7 @@ static CTL: [Attr<Bench>; 2] = [
     }),
     Attr::ro(c"result", |bench, w| {
         let results = bench.results.lock();
-        write!(w, "{} ok, {} failed\n", results.ok, results.failed)
+        writeln!(w, "{} ok, {} failed", results.ok, results.failed)
     }),
 ];
 
@@ -306,7 +306,7 @@ impl Consumer for Tags {
     fn complete(&self, tag: u32, status: Status) {
         let status = u32::from(status.wire());
         let known = self.states.get(tag as usize);
-        if !known.is_some_and(|s| s.cmpxchg(IN_FLIGHT, status, Full).is_ok()) {
+        if known.is_none_or(|s| s.cmpxchg(IN_FLIGHT, status, Full).is_err()) {
             self.wrong.fetch_add(1, Relaxed);
         }
         self.queue.wake_all();
@@ -401,7 +401,7 @@ impl Session {
         let buffer = self.buffers.get(tag as usize).ok_or(EINVAL)?;
         if job.op == IoOp::Read && !buffer.holds(job, job.seed)? {
             pr_err!("wrong data in {} bytes at {}\n", job.len, job.offset);
-            return Err(EILSEQ);
+            return Err(EPIPE);
         }
         self.tags.set(tag, FREE);
         Ok(true)

@@ -158,12 +158,12 @@ static CTL: [Attr<Lair>; 2] = [
     ),
     Attr::ro(c"result", |lair, w| {
         let tally = lair.tally.lock();
-        write!(w, "{}\n", *tally)?;
+        writeln!(w, "{}", *tally)?;
         for (number, count) in Iterator::enumerate(tally.answers.iter()).filter(|(_, count)| **count > 0) {
-            write!(w, "answer {number}: {count}\n")?;
+            writeln!(w, "answer {number}: {count}")?;
         }
         for (trick, count) in Iterator::zip(TRICKS.iter(), tally.tricks.iter()) {
-            write!(w, "{trick:?}: {count}\n")?;
+            writeln!(w, "{trick:?}: {count}")?;
         }
         Ok(())
     }),
@@ -527,9 +527,9 @@ impl Forger<'_> {
         } else {
             Dir::Write
         };
-        shot.data_len = match self.chance.below(4) {
-            0 => 0,
-            1 => self.chance.below(u64::from(MAX_DATA) + 1) as u32,
+        shot.data_len = match self.chance.below(16) {
+            0..4 => 0,
+            4 => self.chance.below(u64::from(MAX_DATA) + 1) as u32,
             _ => self.chance.below(8192) as u32,
         };
         let message = &mut out[..shot.header_len];
@@ -1134,8 +1134,8 @@ fn ask(session: &rtrs::Session<Link>, pool: PoolName) -> Result<KBox<MemberRepor
     let bytes = query.encode::<KernelCrc>(&mut header).map_err(|_| EINVAL)?;
     session
         .call(bytes, &mut reply[..], PATIENCE_MS)
-        .map_err(|_| ECONNREFUSED)?;
-    let reply = Reply::parse::<KernelCrc>(&reply[..], Kind::Query).map_err(|_| EPROTO)?;
+        .map_err(|_| EIO)?;
+    let reply = Reply::parse::<KernelCrc>(&reply[..], Kind::Query).map_err(|_| EIO)?;
     match reply.report {
         Some(report) if report.serving => Ok(KBox::new(report, GFP_KERNEL)?),
         _ => {
@@ -1209,7 +1209,7 @@ fn self_test(forger: &mut Forger<'_>) -> Result {
     frame(message);
     if Batch::parse::<KernelCrc>(message).is_err() {
         pr_err!("the peer does not know the protocol\n");
-        return Err(EPROTO);
+        return Err(EIO);
     }
     Ok(())
 }
