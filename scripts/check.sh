@@ -16,7 +16,7 @@
 #   clippy     lint of the crates that are built for the host
 #   host       tests of these crates, property tests included
 #   loom       tests of the concurrent structures, all interleavings
-#   modules    the modules, with those of the tests, for the default kernel: compiled and linted
+#   modules    the modules, with those of the tests, for the default kernel: compiled and linted, no large stack frames
 #   other      the same for the other kernel: compiled
 #
 # Warnings are errors everywhere. Environment: KERNEL selects the default kernel, PROPTEST_CASES how often a
@@ -138,7 +138,10 @@ check_loom() {
 }
 
 check_modules() {
-	CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror RMR_TESTS=1 scripts/modules.sh
+	local build
+	build=$(CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror RMR_TESTS=1 scripts/modules.sh)
+	# A quarter of the stack.
+	scripts/frames.py 4096 "$build/rmr.ko" "$build/brmr.ko"
 }
 
 check_other() {
