@@ -16,7 +16,7 @@ pool=demo
 # Beginning and size go with the script into the namespaces, whose environment keeps RMR_*.
 export RMR_DEMO_BEGAN=${RMR_DEMO_BEGAN:-$EPOCHSECONDS} RMR_DEMO_SIZE=${RMR_DEMO_SIZE:-${DEMO_SIZE:-448M}}
 # Real files of the client's own system: more than 2,000, more than 50 MiB.
-sources='usr/share usr/sbin usr/lib/python3* stock/kernel/net'
+sources='usr/share usr/sbin usr/lib/python3* stock/kernel/drivers/net'
 least_files=2000
 least_mib=50
 
@@ -85,10 +85,11 @@ take_checksums() {
 
 # Copies the tree, saying how far it has got.
 copy_tree() {
-	client "tar --directory=/ --create --null --files-from=/run/demo/files | tar --directory=/mnt --extract & copy=\$!
+	client "before=\$(df --output=used -m /mnt | tail -n 1)
+		tar --directory=/ --create --null --files-from=/run/demo/files | tar --directory=/mnt --extract & copy=\$!
 		while kill -0 \$copy 2> /dev/null; do
 			sleep 2; df --output=used -m /mnt | tail -n 1
-		done | while read -r mib; do echo \"        \$mib MiB on the file system\"; done
+		done | while read -r mib; do echo \"        \$((mib - before)) MiB on the file system\"; done
 		wait \$copy && sync"
 }
 
@@ -114,11 +115,11 @@ mount_and_copy() {
 }
 
 verify_with_fio() {
-	client "fio --name=verify --filename=$dev --rw=randwrite --bs=16k --size=64M --ioengine=libaio --iodepth=16 --direct=1 \
-		--verify=crc32c --do_verify=1 --verify_fatal=1 --eta=always --eta-newline=3 --output=/run/demo/fio |
+	client "fio --name=verify --filename=$dev --rw=randwrite --bs=16k --size=32M --ioengine=libaio --iodepth=16 --direct=1 \
+		--verify=crc32c --do_verify=1 --verify_fatal=1 --eta=always --eta-newline=5 --output=/run/demo/fio |
 		tr '\r' '\n' | sed -nE 's/^(Jobs: .*)/        \1/p'
 		[ \${PIPESTATUS[0]} = 0 ] || { cat /run/demo/fio; exit 1; }"
-	note "64 MiB written at random and verified"
+	note "32 MiB written at random and verified"
 }
 
 stop_everything() {

@@ -96,7 +96,7 @@ try "store: not a block device" ENOTBLK node1 "$create" "device=/etc/hosts pool=
 try "store: another member id than joined" ESTALE node1 "$create" \
 	"device=$dev pool=p mapped_size=$sectors member_id=7" "member"
 try "store: init that is none" EINVAL node1 "$create" "device=$dev pool=p mapped_size=$sectors init=magic" init
-node 1 "mkfs.ext4 -q $dev && mount $dev /mnt"
+node 1 "mkfs.ext4 -q $dev && mount -o ro $dev /mnt"
 try "store: device mounted" EBUSY node1 "$create" "device=$dev pool=p mapped_size=$sectors" "in use"
 try "store: device mounted, forced" EBUSY node1 "$create" "device=$dev pool=p mapped_size=$sectors force=1" "in use"
 node 1 "umount /mnt"
@@ -137,7 +137,7 @@ try "session: name missing" EINVAL client "$add_sess" "path=ip:10.77.1.1" sessna
 try "session: name with a dot" EINVAL client "$add_sess" "sessname=a.b path=ip:10.77.1.1" sessname
 try "session: name with a slash" EINVAL client "$add_sess" "sessname=a/b path=ip:10.77.1.1" sessname
 try "session: path missing" ENOENT client "$add_sess" "sessname=node1" path
-try "session: no address" EINVAL client "$add_sess" "sessname=node1 path=10.77.1.1" path
+try "session: no address" EINVAL client "$add_sess" "sessname=node1 path=somewhere" path
 try "session: malformed address" EINVAL client "$add_sess" "sessname=node1 path=ip:300.1.1.1" path
 try "session: unknown mode" EINVAL client "$add_sess" "sessname=node1 path=ip:10.77.1.1 mode=magic" mode
 try "session: node unreachable" any client "$add_sess" "sessname=node9 path=ip:10.77.1.9" "node9"
