@@ -33,8 +33,9 @@ result() {
 }
 
 test_attack() {
-	local began=$SECONDS mark io lines allowed
-	mark=$(dmesg_mark node1)
+	local began=$SECONDS from io lines allowed
+	# RTRS says so much that the kernel's own buffer does not keep it.
+	from=$(stat -c %s "$(cluster log node1)")
 	client 'rm -f /tmp/stop; while [ ! -e /tmp/stop ]; do
 		rmr-iotest model '"$(pool_device p)"' --seconds 4 --span 32M || exit; done' > "$scratch/io" 2>&1 &
 	io=$!
@@ -48,12 +49,12 @@ test_attack() {
 	((SECONDS - began < 2)) || echo "$((count / (SECONDS - began))) messages per second"
 
 	# Limited to ten lines in five seconds for each kind, of which there are a handful.
-	dmesg_since node1 "$mark" > "$scratch/dmesg"
+	tail -c "+$((from + 1))" "$(cluster log node1)" | tr -d '\0\r' > "$scratch/dmesg"
 	lines=$(grep -c 'rmr:' "$scratch/dmesg" || true)
 	allowed=$((100 + (SECONDS - began) * 10))
 	echo "$lines lines of rmr in the log of node1"
 	((lines > 0)) || fail "no message refused is in the log"
-	((lines <= allowed)) || fail "$lines lines in the log in $((SECONDS - began)) s: $(sort "$scratch/dmesg" | uniq -c | sort -n | tail)"
+	((lines <= allowed)) || fail "$lines lines in the log in $((SECONDS - began)) s: $(cut -c 16- "$scratch/dmesg" | sort | uniq -c | sort -n | tail)"
 }
 
 test_data() {
