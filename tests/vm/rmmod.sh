@@ -99,12 +99,12 @@ test_client_while_commands_run() {
 	pool_up p 2 "$size"
 	device_unmap p
 	for i in 1 2 3 4 5; do
-		client "(for n in 1 2 3; do
+		client "rm -f /run/commands-done; (for n in 1 2 3; do
 			echo pool=p > $brmr_client/ctl/map_device
 			for d in $brmr_client/devices/brmr*; do echo 1 > \$d/unmap_device; done
-			done > /dev/null 2>&1) & sleep 0.$i"
+			done; touch /run/commands-done) > /dev/null 2>&1 & sleep 0.$i"
 		try_rmmod client brmr
-		within 60 client 'wait; while pgrep -f map_device > /dev/null; do sleep 0.1; done'
+		within 60 client 'until [ -e /run/commands-done ]; do sleep 0.1; done'
 		client modprobe brmr-client
 		[[ -z $(pool_device p) ]] || device_unmap p
 	done
@@ -124,7 +124,7 @@ test_node_with_store() {
 	node_store p 1 "$size"
 	expect_gone node1
 	# The disk is free again.
-	node 1 "dd if=/dev/zero of=$(backing 1) bs=4k count=1 oflag=direct,excl status=none"
+	node 1 "blkdiscard --quiet --zeroout --length 1M $(backing 1)"
 }
 
 # A node goes while its client is attached, idle and under IO. It may be refused; whoever is left behind must not hang.
@@ -156,16 +156,23 @@ test_all_at_once() {
 	expect_recovery
 }
 
+# from_nothing TEST: whatever the test before has left is taken down first.
+from_nothing() {
+	pool_down p
+	unload_all
+	"$1"
+}
+
 cleanup unload_all
 cleanup pool_down p
-run_test "nothing set up" test_nothing_set_up
-run_test "client: joined" test_client_joined
-run_test "client: legs added" test_client_with_legs
-run_test "client: device mapped" test_client_mapped
-run_test "client: device held open, mounted, under IO" test_client_held_open
-run_test "client: while commands run" test_client_while_commands_run
-run_test "node: joined" test_node_joined
-run_test "node: with a store" test_node_with_store
-run_test "node: with a client attached" test_node_with_client
-run_test "all machines at once" test_all_at_once
+run_test "nothing set up" from_nothing test_nothing_set_up
+run_test "client: joined" from_nothing test_client_joined
+run_test "client: legs added" from_nothing test_client_with_legs
+run_test "client: device mapped" from_nothing test_client_mapped
+run_test "client: device held open, mounted, under IO" from_nothing test_client_held_open
+run_test "client: while commands run" from_nothing test_client_while_commands_run
+run_test "node: joined" from_nothing test_node_joined
+run_test "node: with a store" from_nothing test_node_with_store
+run_test "node: with a client attached" from_nothing test_node_with_client
+run_test "all machines at once" from_nothing test_all_at_once
 finish
