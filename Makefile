@@ -13,7 +13,7 @@ help:
 	@echo 'make demo       a replicated /dev/brmr0 on three virtual machines, from nothing to compared disks'
 	@echo 'make shell      the same machines, with a prompt, to play with'
 	@echo 'make check      everything that needs no virtual machine: format, lint, host tests, both kernels compile'
-	@echo 'make test       make check, then all tests on virtual machines; a short set of them on the other kernel'
+	@echo 'make test       make check, then tests on virtual machines; a short set of them on the other kernel'
 	@echo '                (TESTS="io flush" selects those of tests/vm)'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
