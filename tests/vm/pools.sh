@@ -26,7 +26,7 @@ second() {
 
 test_one_session_per_node() {
 	equal "$(sessions)" 2 "RTRS sessions with two pools"
-	equal "$(client "ls $rmr_client/sessions | wc -l")" 2 "sessions"
+	equal "$(client "ls -d $rmr_client/sessions/node* | wc -l")" 2 "sessions"
 	[[ $(pool_device a) != "$(pool_device b)" ]] || fail "one device for both"
 }
 

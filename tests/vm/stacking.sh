@@ -14,10 +14,10 @@ test_lvm() {
 	local dev
 	dev=$(pool_device p)
 	cleanup client "lvm vgremove --config '$lvm_config' --force --yes vg 2> /dev/null; :"
-	client "for c in 'pvcreate $dev' 'vgcreate vg $dev' 'lvcreate --yes --size 64M --name one vg' \
+	client "wipefs -qa $dev; for c in 'pvcreate $dev' 'vgcreate vg $dev' 'lvcreate --yes --size 64M --name one vg' \
 		'lvcreate --yes --size 64M --name two vg'; do lvm \$c --config '$lvm_config' || exit; done"
 	client "mkfs.ext4 -q /dev/vg/one && mount /dev/vg/one /mnt && cp -r /usr/sbin /mnt/ && sync &&
-		diff -r /usr/sbin /mnt/sbin; s=\$?; umount /mnt; exit \$s"
+		diff -r --no-dereference /usr/sbin /mnt/sbin; s=\$?; umount /mnt; exit \$s"
 	client "rmr-iotest model /dev/vg/two --seconds 5 --max-io 1M --span 32M"
 	expect_fail EBUSY device_unmap p
 	# A snapshot and its merge make many small reads and writes.
@@ -38,7 +38,7 @@ test_dm_crypt() {
 	client 'mkfs.xfs -q -f /dev/mapper/secret && mount /dev/mapper/secret /mnt && cp -r /etc /mnt/ && sync &&
 		umount /mnt && xfs_repair -n /dev/mapper/secret && cryptsetup close secret'
 	client "echo password | cryptsetup open $dev secret --key-file - && mount /dev/mapper/secret /mnt &&
-		diff -r /etc /mnt/etc; s=\$?; umount /mnt; cryptsetup close secret; exit \$s"
+		diff -r --no-dereference /etc /mnt/etc; s=\$?; umount /mnt; cryptsetup close secret; exit \$s"
 	compare_data_areas p
 }
 
@@ -47,7 +47,7 @@ test_file_system() {
 	dev=$(pool_device p)
 	cleanup client 'umount /mnt 2> /dev/null; :'
 	client "wipefs -qa $dev; mkfs.$type -q $dev && mount $dev /mnt && cp -r /usr/sbin /etc /mnt/ && umount /mnt &&
-		$check $dev && mount $dev /mnt && diff -r /usr/sbin /mnt/sbin && umount /mnt"
+		$check $dev && mount $dev /mnt && diff -r --no-dereference /usr/sbin /mnt/sbin && umount /mnt"
 	compare_data_areas p
 }
 
