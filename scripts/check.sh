@@ -190,8 +190,9 @@ if [ $# -ne 0 ]; then
 	run "$@"
 else
 	run "${kernel_checks[@]}" &
+	lane=$!
 	run "${quick_checks[@]}"
-	wait $!
+	wait "$lane"
 fi
 awk '{ passed += $1; failed += $2; skipped += $3 }
 	END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit failed != 0 }' "$logs/results"
