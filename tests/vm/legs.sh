@@ -12,7 +12,7 @@ test_legs() {
 	cleanup pool_down p
 	pool_up p "$1" 96M
 	equal "$(sysfs_read client "$rmr_client/pools/p/member_count")" "$1" "member count"
-	client "rmr-iotest model $(pool_device p) --seconds 12 --span 32M"
+	client "rmr-iotest model $(pool_device p) --seconds 6 --span 16M"
 	client "blkdiscard --offset 1M --length 4M $(pool_device p)"
 	client "mkfs.ext4 -q -F $(pool_device p) && mount $(pool_device p) /mnt && cp -r /etc /mnt/ && umount /mnt &&
 		fsck.ext4 -fn $(pool_device p)"
