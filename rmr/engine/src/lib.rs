@@ -18,6 +18,8 @@
 //! | [`dedupe`] | member | at most one execution of each write (R5) |
 //! | [`options`] | both | command lines of the administrator |
 //! | [`sync`] | both | atomics and the lock interface |
+//! | [`time`], [`memory`] | both | what the caller provides: moments, memory |
+//! | [`planted`] | both | bugs to be found by the simulator; never in a kernel |
 //!
 //! Not here: epochs that drop or add members, dirty bitmaps, the activity log, resync. Until they are, a write
 //! that not every receiver takes fails the volume.
@@ -33,9 +35,12 @@ pub mod attach;
 pub mod dedupe;
 pub mod lane;
 pub mod member;
+pub mod memory;
 pub mod options;
 pub mod overlap;
+pub mod planted;
 pub mod readers;
 pub mod retry;
 pub mod sync;
+pub mod time;
 pub mod window;

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that the caller lends to the engine.
+//!
+//! The engine allocates nothing itself. What it needs for as long as a pool or member lives is lent when
+//! that is made; what it needs later (never on the IO path) it asks for, and can go on when it gets none.
+//! Locks are not made here: what is behind a lock is lent by the caller as [`Guarded`](crate::sync::Guarded).
+
+use core::ops::DerefMut;
+
+/// There is no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+/// A lender of arrays: `KVVec` in the kernel, `Vec` on a host. Asked only where allocating may sleep.
+pub trait Memory {
+    /// An array of fixed length; given back by dropping it.
+    type Array<T>: DerefMut<Target = [T]>;
+
+    /// An array of `len` elements; `make` is called for each place from 0 on.
+    fn array<T>(
+        &self,
+        len: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<Self::Array<T>, NoMemory>;
+}
+
+/// Memory of a host program (tests, simulator): there is always some.
+#[cfg(not(CONFIG_RUST))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostMemory;
+
+#[cfg(not(CONFIG_RUST))]
+impl Memory for HostMemory {
+    type Array<T> = std::vec::Vec<T>;
+
+    fn array<T>(
+        &self,
+        len: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<Self::Array<T>, NoMemory> {
+        Ok((0..len).map(make).collect())
+    }
+}
