@@ -317,7 +317,7 @@ def main():
     if "RMR_RUN" not in os.environ:
         # A cluster of its own, which ends with this program.
         cluster = str(TOP / "scripts" / "cluster")
-        os.execv(cluster, [cluster, "run", "--nodes", "2", "--", str(Path(__file__).resolve()), *sys.argv[1:]])
+        os.execv(cluster, [cluster, "run", "--nodes", "2", "--client-cpus", "1", "--", str(Path(__file__).resolve()), *sys.argv[1:]])
     contenders = tuple(options.only or CONTENDERS)
     cluster = Cluster([os.environ.get("RMR_VM", str(TOP / "scripts" / "vm"))])
     kernel = cluster.run("client", "uname -r").strip()

@@ -116,7 +116,7 @@ md_down() {
 }
 
 brmr_up() {
-	BACKING_DEVICE=$backing bash -c '
+	POOL_BACKING=$backing bash -c '
 		. "$1/tests/lib.sh"
 		. "$1/tests/pool.sh"
 		pool_up bench 2 '"$((backing_mib - 32))M"' >&2
