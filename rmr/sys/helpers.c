@@ -264,6 +264,35 @@ bool rmr_sys_cpu_possible(unsigned int cpu)
 	return cpu < nr_cpu_ids && cpu_possible(cpu);
 }
 
+/* -- timer.rs -- */
+
+static enum hrtimer_restart timer_fires(struct hrtimer *raw)
+{
+	struct rmr_sys_timer *timer = container_of(raw, struct rmr_sys_timer, timer);
+	u64 again = timer->run(timer);
+
+	if (!again)
+		return HRTIMER_NORESTART;
+	hrtimer_set_expires(raw, ktime_add_ns(ktime_get(), again));
+	return HRTIMER_RESTART;
+}
+
+void rmr_sys_timer_init(struct rmr_sys_timer *timer, u64 (*run)(struct rmr_sys_timer *timer))
+{
+	timer->run = run;
+	hrtimer_setup(&timer->timer, timer_fires, CLOCK_MONOTONIC, HRTIMER_MODE_REL_SOFT);
+}
+
+void rmr_sys_timer_set(struct rmr_sys_timer *timer, u64 ns)
+{
+	hrtimer_start(&timer->timer, ns_to_ktime(ns), HRTIMER_MODE_REL_SOFT);
+}
+
+void rmr_sys_timer_stop(struct rmr_sys_timer *timer)
+{
+	hrtimer_cancel(&timer->timer);
+}
+
 /* -- lock.rs, bh.rs -- */
 
 #ifdef CONFIG_PROVE_LOCKING

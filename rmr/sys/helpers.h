@@ -9,6 +9,7 @@
 
 #include <linux/completion.h>
 #include <linux/device.h>
+#include <linux/hrtimer.h>
 #include <linux/kobject.h>
 #include <linux/lockdep_types.h>
 #include <linux/percpu-refcount.h>
@@ -81,6 +82,18 @@ void rmr_sys_job_init(struct rmr_sys_job *job, work_func_t run);
 void rmr_sys_job_fini(struct rmr_sys_job *job);
 struct workqueue_struct *rmr_sys_queue_new(const char *name, unsigned int flags);
 bool rmr_sys_cpu_possible(unsigned int cpu);
+
+/* -- timer.rs -- */
+
+struct rmr_sys_timer {
+	struct hrtimer timer;
+	/* Returns the nanoseconds after which it is to run again, or 0. */
+	u64 (*run)(struct rmr_sys_timer *timer);
+};
+
+void rmr_sys_timer_init(struct rmr_sys_timer *timer, u64 (*run)(struct rmr_sys_timer *timer));
+void rmr_sys_timer_set(struct rmr_sys_timer *timer, u64 ns);
+void rmr_sys_timer_stop(struct rmr_sys_timer *timer);
 
 /* -- lock.rs, bh.rs -- */
 

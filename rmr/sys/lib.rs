@@ -10,6 +10,7 @@
 //! | [`global`] | a static that holds an `Arc` |
 //! | [`slots`] | a table of things that are lent out one by one; a cell that keeps a box |
 //! | [`work`] | own workqueues, jobs that run on them now, later or again and again |
+//! | [`timer`] | functions that run in softirq after some microseconds |
 //! | [`lock`] | the spinlock that every context may take, alone and in arrays |
 //! | [`percpu`] | one thing for each CPU, counters |
 //! | [`wait`] | waiting for an event or a condition, with a limit |
@@ -36,6 +37,7 @@ pub mod rand;
 pub mod slots;
 pub mod sysfs;
 pub mod time;
+pub mod timer;
 pub mod wait;
 pub mod work;
 
