@@ -23,14 +23,14 @@ test_model() {
 
 test_policies() {
 	local policy file=$rmr_client/pools/p/read_policy
-	for policy in least-inflight preferred=1 preferred=2 round-robin; do
+	for policy in round-robin preferred=1 preferred=2 least-inflight; do
 		sysfs_write client "$file" "$policy"
 		equal "$(sysfs_read client "$file")" "$policy" "read policy"
 		client "rmr-iotest model $(pool_device p) --seconds 4 --span 16M --max-io 128K --access direct"
 	done
 	expect_fail EINVAL sysfs_write client "$file" preferred=33
 	expect_fail EINVAL sysfs_write client "$file" nonsense
-	equal "$(sysfs_read client "$file")" round-robin "read policy"
+	equal "$(sysfs_read client "$file")" least-inflight "read policy"
 }
 
 # Reads that a node answered, from its disk's counters.
@@ -44,19 +44,26 @@ test_preferred_is_obeyed() {
 	before1=$(reads_of 1)
 	before2=$(reads_of 2)
 	client "dd if=$(pool_device p) of=/dev/null bs=4k count=200 iflag=direct status=none"
-	sysfs_write client "$rmr_client/pools/p/read_policy" round-robin
+	sysfs_write client "$rmr_client/pools/p/read_policy" least-inflight
 	equal $(($(reads_of 1) - before1)) 0 "reads of node1"
 	(($(reads_of 2) - before2 >= 200)) || fail "node2 answered $(($(reads_of 2) - before2)) reads"
 }
 
+# Few at a time in turn, many by the default policy.
 test_both_nodes_answer() {
-	local before1 before2
-	before1=$(reads_of 1)
-	before2=$(reads_of 2)
-	client "fio --name=x --filename=$(pool_device p) --rw=randread --bs=4k --iodepth=8 --ioengine=libaio --direct=1 \
-		--number_ios=400 --size=32M > /dev/null"
-	(($(reads_of 1) > before1 + 40)) || fail "node1 answered $(($(reads_of 1) - before1)) of 400 reads"
-	(($(reads_of 2) > before2 + 40)) || fail "node2 answered $(($(reads_of 2) - before2)) of 400 reads"
+	local before1 before2 policy depth file=$rmr_client/pools/p/read_policy
+	while read -r policy depth; do
+		sysfs_write client "$file" "$policy"
+		before1=$(reads_of 1)
+		before2=$(reads_of 2)
+		client "fio --name=x --filename=$(pool_device p) --rw=randread --bs=4k --iodepth=$depth --ioengine=libaio \
+			--direct=1 --number_ios=1600 --size=32M > /dev/null"
+		(($(reads_of 1) > before1 + 100)) || fail "$policy: node1 answered $(($(reads_of 1) - before1)) of 1600 reads"
+		(($(reads_of 2) > before2 + 100)) || fail "$policy: node2 answered $(($(reads_of 2) - before2)) of 1600 reads"
+	done <<-'CASES'
+		round-robin 4
+		least-inflight 128
+	CASES
 }
 
 # One leg on a disk with blocks of 4096 bytes: so has the device.

@@ -9,30 +9,35 @@
 //! * while messages are in flight requests gather; what has gathered leaves when a message completes, or when it
 //!   fills a message, as long as fewer than [`Caps::in_flight`] are in flight;
 //! * while the submitter says that more requests follow in the same plug (`last == false`), an idle lane waits for
-//!   the rest, or for the kick at the end of the plug.
+//!   the rest, or for the kick at the end of the plug;
+//! * a lane that became idle waits a moment for as many requests as were just completed (`anticipation`).
 //!
 //! So nothing waits without a cause that ends: either a message is in flight, whose completion asks again,
-//! or a plug is open, whose end asks again.
+//! or a plug is open, whose end asks again, or a timer runs.
 //!
 //! The caller owns the queue, under the lane's lock; [`Lane`] does the counting:
 //!
 //! ```text
 //! push to the queue; lane.queue(part) ─┐
-//! lane.completed()                     ├─► while let Some(n) = lane.decide(event):
-//! end of a plug, a permit              ┘       take n from the queue; lane.sent(what is left in it); send; event = Kick
+//! lane.completed(), set the timer      ├─► while let Some(n) = lane.decide(event):
+//! end of a plug, a permit              │       take n from the queue; lane.sent(what is left in it); send; event = Kick
+//! the timer: lane.expired()            ┘
 //! ```
 //!
 //! (`Kick` for the second and later rounds: one completion is followed by one message, and by more only if they
 //! are full.)
 
+use crate::anticipation::Anticipation;
+use crate::anticipation::Expiry;
 use core::borrow::Borrow;
 
 /// Boundary at which the data of two requests in one message must meet, and memory of one be contiguous but for
 /// multiples of it: the page of the RDMA device's mappings, which have no gaps.
 pub const GAP: u32 = 4096;
 
-/// Messages of one lane in flight, unless told otherwise.
-pub const IN_FLIGHT: u16 = 4;
+/// Messages of one lane in flight, unless told otherwise. More than two or three are there only if they are full, as with
+/// large requests; each costs a scatterlist for each leg.
+pub const IN_FLIGHT: u16 = 16;
 
 /// What one message can hold, and how many of them may be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +194,7 @@ pub struct Lane {
     head: Fill,
     /// The request after those of `head` does not fit.
     closed: bool,
+    anticipation: Anticipation,
 }
 
 impl Lane {
@@ -205,6 +211,7 @@ impl Lane {
             queued: 0,
             head: Fill::new(),
             closed: false,
+            anticipation: Anticipation::new(),
         }
     }
 
@@ -221,8 +228,17 @@ impl Lane {
     }
 
     /// Should the first `n` requests of the queue leave as one message? `None`: not now.
-    pub fn decide(&self, event: Event) -> Option<u16> {
+    pub fn decide(&mut self, event: Event) -> Option<u16> {
         let full = self.closed || self.head.is_full(&self.caps);
+        // Requests that were awaited, and are there, leave like those that gathered while a message was in flight.
+        let event = if self.anticipation.reached(self.queued) {
+            Event::Completion
+        } else {
+            event
+        };
+        if self.anticipation.waits() && !full {
+            return None;
+        }
         match decide(
             self.in_flight,
             self.caps.in_flight,
@@ -235,8 +251,9 @@ impl Lane {
         }
     }
 
-    /// Counts the message that [`Self::decide`] asked for as in flight. `rest`: what is still queued.
-    pub fn sent(&mut self, rest: impl IntoIterator<Item: Borrow<Part>>) {
+    /// Counts the message that [`Self::decide`] asked for as in flight, since `now`. `rest`: what is still queued.
+    pub fn sent(&mut self, now: u64, rest: impl IntoIterator<Item: Borrow<Part>>) {
+        self.anticipation.sent(now);
         self.in_flight = self.in_flight.saturating_add(1);
         self.queued = self.queued.saturating_sub(u32::from(self.head.requests));
         self.head = Fill::new();
@@ -249,9 +266,25 @@ impl Lane {
         }
     }
 
-    /// Counts a message as no longer in flight.
-    pub fn completed(&mut self) {
+    /// Counts a message, of so many requests, as no longer in flight. If the lane is to wait for more, the
+    /// nanoseconds until [`Self::expired`] must be called.
+    pub fn completed(&mut self, now: u64, requests: u16) -> Option<u64> {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if self.in_flight > 0 {
+            return None;
+        }
+        self.anticipation
+            .completed(now, requests, self.queued, self.caps.requests)
+    }
+
+    /// The timer of the lane has run down. When it is [`Expiry::Over`], ask [`Self::decide`] about a `Completion`.
+    pub fn expired(&mut self, now: u64) -> Expiry {
+        self.anticipation.expired(now)
+    }
+
+    /// Is the lane idle, but waits for more? Then its timer must run.
+    pub fn waits(&self) -> bool {
+        self.anticipation.waits()
     }
 
     /// Messages in flight.

@@ -10,6 +10,7 @@
 //! | [`overlap`] | client | which requests may be in flight together (R3) |
 //! | [`window`] | client | sequence numbers of writes, the watermark |
 //! | [`lane`] | client | when requests leave, and how many in one message |
+//! | [`anticipation`] | client | whether a lane that became idle waits for more |
 //! | [`readers`] | client | which member answers a read (R4) |
 //! | [`retry`] | client | what becomes of a request whose message failed (R2) |
 //! | [`attach`] | client | which configuration a pool starts with (R7, R8, R10) |
@@ -31,6 +32,7 @@
 extern crate std;
 
 pub mod admission;
+pub mod anticipation;
 pub mod attach;
 pub mod dedupe;
 pub mod lane;

@@ -15,9 +15,11 @@ use rmr_proto::MemberSet;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// One after the other.
-    #[default]
     RoundRobin,
-    /// The one with the fewest reads in flight from this lane's CPU; equal ones in turn.
+    /// The one with the fewest messages in flight from this lane's CPU; the one that answered last, unless another has at least
+    /// two less. So few reads at a time stay with one member, where they travel together, and its disk sees streams
+    /// as such; many spread.
+    #[default]
     LeastInflight,
     /// This one while it may answer, else one after the other.
     Preferred(MemberId),
@@ -39,8 +41,8 @@ impl Policy {
     /// As a number that an atomic can hold.
     pub fn to_bits(self) -> u32 {
         match self {
-            Self::RoundRobin => 0,
-            Self::LeastInflight => 1,
+            Self::LeastInflight => 0,
+            Self::RoundRobin => 1,
             Self::Preferred(id) => 1 << 16 | id.get(),
         }
     }
@@ -49,13 +51,13 @@ impl Policy {
     pub fn from_bits(bits: u32) -> Self {
         match (bits >> 16, MemberId::new(bits & 0xffff)) {
             (1, Some(id)) => Self::Preferred(id),
-            _ if bits == 1 => Self::LeastInflight,
-            _ => Self::RoundRobin,
+            _ if bits == 1 => Self::RoundRobin,
+            _ => Self::LeastInflight,
         }
     }
 
     /// Chooses among `candidates`. `turn` is the caller's cursor, any value to begin with; `in_flight` says how
-    /// many reads the caller has in flight to a member.
+    /// many messages the caller has in flight to a member, or full and about to leave.
     pub fn pick(
         self,
         candidates: MemberSet,
@@ -66,9 +68,15 @@ impl Policy {
         let order = |id: &MemberId| (id.get() <= *turn, id.get());
         let chosen = match self {
             Self::Preferred(id) if candidates.contains(id) => return Some(id),
-            Self::LeastInflight => candidates
-                .iter()
-                .min_by_key(|id| (in_flight(*id), order(id)))?,
+            Self::LeastInflight => {
+                let least = candidates
+                    .iter()
+                    .min_by_key(|id| (in_flight(*id), order(id)))?;
+                MemberId::new(*turn)
+                    .filter(|last| candidates.contains(*last))
+                    .filter(|last| in_flight(*last) <= in_flight(least).saturating_add(1))
+                    .unwrap_or(least)
+            }
             _ => candidates.iter().min_by_key(order)?,
         };
         *turn = chosen.get();

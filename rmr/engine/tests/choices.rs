@@ -53,9 +53,11 @@ fn round_robin_serves_all_in_turn() {
 }
 
 #[test]
-fn least_inflight_prefers_the_idle_and_is_fair() {
+fn least_inflight_stays_until_another_has_two_less() {
     let mut turn = 0;
     let load = |m: MemberId| if m == id(2) { 0 } else { 3 };
+    let closer = |m: MemberId| if m == id(2) { 1 } else { 0 };
+    let behind = |m: MemberId| if m == id(2) { 2 } else { 0 };
     let mut pick = |load: &dyn Fn(MemberId) -> u32| {
         Policy::LeastInflight
             .pick(set(&[1, 2, 3]), &mut turn, load)
@@ -63,9 +65,12 @@ fn least_inflight_prefers_the_idle_and_is_fair() {
     };
     assert_eq!(pick(&load), Some(2));
     assert_eq!(pick(&load), Some(2));
-    assert_eq!(pick(&|_| 7), Some(3));
-    assert_eq!(pick(&|_| 7), Some(1));
     assert_eq!(pick(&|_| 7), Some(2));
+    assert_eq!(pick(&closer), Some(2));
+    assert_eq!(pick(&behind), Some(3));
+    assert_eq!(pick(&behind), Some(3));
+    assert_eq!(pick(&|m| u32::from(m == id(3)) * 9), Some(1));
+    assert_eq!(pick(&|_| u32::MAX), Some(1));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `lane` driven as a lane is: arrivals, plugs, completions.
+//! `lane` and `anticipation` driven as a lane is: arrivals, plugs, completions, a timer.
 
 use proptest::prelude::*;
+use rmr_engine::anticipation::Expiry;
 use rmr_engine::lane::decide;
 use rmr_engine::lane::Caps;
 use rmr_engine::lane::Decision;
@@ -35,8 +36,15 @@ struct Shell {
     lane: Lane,
     queue: VecDeque<(u32, Part)>,
     messages: Vec<Vec<(u32, Part)>>,
+    /// Messages not yet complete, the oldest first.
+    in_flight: VecDeque<u16>,
     next: u32,
+    now: u64,
+    timer: Option<u64>,
 }
+
+/// What a message takes here, in nanoseconds.
+const ROUND_TRIP: u64 = 100_000;
 
 impl Shell {
     fn new(caps: Caps) -> Self {
@@ -44,7 +52,10 @@ impl Shell {
             lane: Lane::new(caps),
             queue: VecDeque::new(),
             messages: vec![],
+            in_flight: VecDeque::new(),
             next: 0,
+            now: 1,
+            timer: None,
         }
     }
 
@@ -53,7 +64,9 @@ impl Shell {
             assert!(n > 0);
             let message = self.queue.drain(..usize::from(n)).collect();
             self.messages.push(message);
-            self.lane.sent(self.queue.iter().map(|(_, part)| part));
+            self.in_flight.push_back(n);
+            self.lane
+                .sent(self.now, self.queue.iter().map(|(_, part)| part));
             event = Event::Kick;
         }
     }
@@ -69,8 +82,32 @@ impl Shell {
     }
 
     fn complete(&mut self) {
-        self.lane.completed();
+        self.now += ROUND_TRIP;
+        let requests = self.in_flight.pop_front().unwrap();
+        if let Some(wait) = self.lane.completed(self.now, requests) {
+            assert!(wait <= u64::from(CAPS.in_flight.max(5)) * ROUND_TRIP / 2);
+            self.timer.get_or_insert(self.now + wait);
+        }
         self.pump(Event::Completion);
+    }
+
+    /// Time passes until the timer has run down, if it is set.
+    fn wait(&mut self) {
+        while let Some(at) = self.timer.take() {
+            self.now = self.now.max(at);
+            match self.lane.expired(self.now) {
+                Expiry::AtRest => {}
+                Expiry::Later(ns) => self.timer = Some(self.now + ns),
+                Expiry::Over => self.pump(Event::Completion),
+            }
+        }
+    }
+
+    /// Something in flight or a timer will ask again, or nothing is queued.
+    fn moves(&self) -> bool {
+        self.lane.in_flight() > 0
+            || self.lane.queued() == 0
+            || self.lane.waits() && self.timer.is_some()
     }
 
     fn sizes(&self) -> Vec<usize> {
@@ -96,7 +133,81 @@ fn depth_gathers_while_one_is_in_flight() {
     }
     assert_eq!(shell.sizes(), [1]);
     shell.complete();
+    // One was answered, so one more is expected; it does not come.
+    assert_eq!(shell.sizes(), [1]);
+    shell.wait();
     assert_eq!(shell.sizes(), [1, 5]);
+}
+
+#[test]
+fn constant_depth_makes_messages_of_that_size() {
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..6 {
+        shell.submit(pages(1), true);
+    }
+    for _ in 0..10 {
+        for _ in 0..shell.in_flight[0] {
+            // The completions come first, then the submitter answers each.
+            if shell.lane.in_flight() > 0 {
+                shell.complete();
+            }
+            shell.submit(pages(1), true);
+        }
+    }
+    assert_eq!(shell.sizes()[..4], [1, 6, 6, 6]);
+    assert_eq!(shell.timer.is_some(), shell.lane.in_flight() > 0);
+}
+
+#[test]
+fn who_does_not_answer_is_not_awaited_for_long() {
+    let mut shell = Shell::new(CAPS);
+    let mut waits = 0;
+    for _ in 0..30 {
+        for n in 1..=3 {
+            shell.submit(pages(1), n == 3);
+        }
+        shell.complete();
+        waits += u32::from(shell.lane.waits());
+        shell.wait();
+        assert_eq!(shell.lane.queued(), 0);
+    }
+    assert_eq!(waits, 3, "4, 2, 1: then there is no trust left");
+    // A trial, much later.
+    for _ in 0..10 {
+        for n in 1..=3 {
+            shell.submit(pages(1), n == 3);
+        }
+        shell.complete();
+        waits += u32::from(shell.lane.waits());
+        shell.wait();
+    }
+    assert_eq!(waits, 4);
+}
+
+#[test]
+fn an_old_timer_does_not_end_a_new_wait() {
+    let mut shell = Shell::new(CAPS);
+    for n in 1..=3 {
+        shell.submit(pages(1), n == 3);
+    }
+    shell.complete();
+    let first = shell.timer;
+    for _ in 0..3 {
+        shell.submit(pages(1), true);
+    }
+    assert_eq!(shell.sizes(), [3, 3]);
+    shell.complete();
+    assert_eq!(shell.timer, first, "it is still set");
+    shell.submit(pages(1), true);
+    shell.now -= ROUND_TRIP / 8;
+    let now = shell.now;
+    assert_eq!(
+        shell.lane.expired(now),
+        Expiry::Later(ROUND_TRIP / 2 + ROUND_TRIP / 8)
+    );
+    shell.wait();
+    assert_eq!(shell.sizes(), [3, 3, 1]);
+    assert_eq!(shell.lane.expired(u64::MAX), Expiry::AtRest);
 }
 
 #[test]
@@ -120,6 +231,7 @@ fn a_plug_leaves_together() {
     }
     assert_eq!(shell.sizes(), [5]);
     shell.complete();
+    shell.wait();
     shell.submit(pages(1), false);
     shell.submit(pages(1), false);
     assert_eq!(shell.sizes(), [5]);
@@ -203,7 +315,7 @@ fn nonsense() {
     assert_eq!(fill.add(&huge, &most), Fit::Added);
     assert_eq!(fill.add(&huge, &most), Fit::Next);
     let mut lane = Lane::new(huge);
-    lane.completed();
+    assert_eq!(lane.completed(u64::MAX, 1), None);
     assert_eq!(lane.decide(Event::Kick), None);
     assert!(lane.queue(&most));
     assert_eq!(lane.decide(Event::Kick), Some(1));
@@ -215,6 +327,7 @@ enum Step {
     Submit(Part, bool),
     Complete,
     Kick,
+    Wait,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -228,6 +341,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => (part, prop::bool::weighted(0.7)).prop_map(|(part, last)| Step::Submit(part, last)),
         3 => Just(Step::Complete),
         1 => Just(Step::Kick),
+        1 => Just(Step::Wait),
     ];
     prop::collection::vec(step, 1..200)
 }
@@ -241,7 +355,7 @@ proptest! {
         let mut shell = Shell::new(caps);
         let mut completed = 0;
         for step in steps {
-            let idle = shell.lane.in_flight() == 0 && shell.lane.queued() == 0;
+            let idle = shell.lane.in_flight() == 0 && shell.lane.queued() == 0 && !shell.lane.waits();
             let sent = shell.messages.len();
             match step {
                 Step::Submit(part, last) => {
@@ -250,20 +364,24 @@ proptest! {
                         prop_assert_eq!(shell.messages.len(), sent + 1, "did not leave at once");
                     }
                     if last {
-                        // No plug is open: something is in flight, or nothing waits.
-                        prop_assert!(shell.lane.in_flight() > 0);
+                        // No plug is open: something is in flight, or a timer runs.
+                        prop_assert!(shell.lane.in_flight() > 0 || shell.timer.is_some());
                     }
                 }
                 Step::Complete => {
                     if shell.lane.in_flight() > 0 {
                         completed += 1;
                         shell.complete();
-                        prop_assert!(shell.lane.in_flight() > 0 || shell.lane.queued() == 0);
+                        prop_assert!(shell.moves());
                     }
                 }
                 Step::Kick => {
                     shell.pump(Event::Kick);
-                    prop_assert!(shell.lane.in_flight() > 0 || shell.lane.queued() == 0);
+                    prop_assert!(shell.moves());
+                }
+                Step::Wait => {
+                    shell.wait();
+                    prop_assert!(!shell.lane.waits());
                 }
             }
             prop_assert_eq!(shell.lane.queued() as usize, shell.queue.len());
@@ -271,9 +389,11 @@ proptest! {
             prop_assert_eq!(usize::from(shell.lane.in_flight()), shell.messages.len() - completed);
         }
         // The end of the last plug, then every completion: all leaves.
+        shell.wait();
         shell.pump(Event::Kick);
         while shell.lane.in_flight() > 0 {
             shell.complete();
+            shell.wait();
         }
         prop_assert!(shell.queue.is_empty());
         // In order, nothing twice, each message within bounds and without gaps.

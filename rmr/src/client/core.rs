@@ -48,6 +48,7 @@ use rmr_sys::gate::Entered;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::percpu::Counters;
 use rmr_sys::slots::Slots;
+use rmr_sys::timer::Timer;
 use rmr_sys::work::Job;
 use rtrs::IoData;
 
@@ -130,6 +131,8 @@ pub(crate) struct Core {
     /// Sets of lanes, one for each CPU. Beyond them, there is one for single requests.
     pub(crate) sets: usize,
     pub(crate) lanes: IrqLocks<Lane>,
+    /// One for each lane.
+    pub(crate) timers: KVVec<Timer<Exceptions>>,
     pub(crate) batches: IrqLocks<Batch>,
     pub(crate) links: Links,
     pub(crate) requests: Slots<Request>,

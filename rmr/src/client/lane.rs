@@ -13,8 +13,11 @@
 use super::core::Core;
 use super::core::Counter;
 use super::exception;
+use super::exception::Exceptions;
 use super::tags::TagList;
 use kernel::prelude::*;
+use kernel::sync::Arc;
+use rmr_engine::anticipation::Expiry;
 use rmr_engine::lane;
 use rmr_engine::lane::Caps;
 use rmr_engine::lane::Event;
@@ -28,6 +31,8 @@ use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Entered;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::new_irq_locks;
+use rmr_sys::time::now_ns;
+use rmr_sys::timer::Timer;
 use rtrs::Confirm;
 use rtrs::Dir;
 use rtrs::Errno;
@@ -48,6 +53,8 @@ pub(crate) struct Lane {
     free: u32,
     /// Batches that are filled but found no permit, by bit.
     stalled: u32,
+    /// The timer of the lane is set.
+    timed: bool,
     /// Requests that said that more follow may be queued in this set; used in the lanes of way 0 only.
     plugged: bool,
     /// Cursor of the read policy; used in the lanes of way 0 only.
@@ -61,15 +68,16 @@ impl Lane {
             queue: TagList::new(),
             free: (1 << BATCHES) - 1,
             stalled: 0,
+            timed: false,
             plugged: false,
             turn: 0,
         }
     }
 
-    /// Requests queued and messages in flight: what the read policy compares.
+    /// Messages in flight, or full and about to leave: what the read policy compares.
     pub(crate) fn load(&self) -> u32 {
         let in_flight = u32::from(self.counters.in_flight());
-        self.counters.queued().saturating_add(in_flight)
+        in_flight.saturating_add(self.counters.queued() / MAX_BATCH as u32)
     }
 }
 
@@ -144,6 +152,18 @@ pub(crate) fn build(
     Ok((lanes, batches))
 }
 
+/// The timers of so many lanes. May sleep.
+pub(crate) fn timers(
+    lanes: usize,
+    exceptions: &Arc<Exceptions>,
+) -> Result<KVVec<Timer<Exceptions>>> {
+    let mut timers = KVVec::with_capacity(lanes, GFP_KERNEL)?;
+    for index in 0..lanes {
+        timers.push(Timer::new(exceptions.clone(), index, expired)?, GFP_KERNEL)?;
+    }
+    Ok(timers)
+}
+
 /// Hands a request that may be sent to the lane of `way` in a set.
 pub(crate) fn add(core: &Entered<Core>, set: usize, way: usize, tag: u32, last: bool) {
     let index = set * core.ways() + way;
@@ -186,6 +206,24 @@ pub(crate) fn retry_stalled(core: &Entered<Core>) -> bool {
     some
 }
 
+/// The timer of a lane has run down; returns the nanoseconds for which it is to be set again.
+fn expired(exceptions: &Arc<Exceptions>, index: usize) -> Option<u64> {
+    let core = exceptions.core.enter()?;
+    let expiry = core.lanes[index].with(|lane| {
+        let expiry = lane.counters.expired(now_ns());
+        lane.timed = matches!(expiry, Expiry::Later(_));
+        expiry
+    });
+    match expiry {
+        Expiry::AtRest => None,
+        Expiry::Later(ns) => Some(ns),
+        Expiry::Over => {
+            pump(&core, index, Event::Completion);
+            None
+        }
+    }
+}
+
 /// Sends what the engine wants sent from a lane.
 fn pump(core: &Entered<Core>, index: usize, mut event: Event) {
     while let Some(batch) = gather(core, index, event) {
@@ -218,7 +256,7 @@ fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<usize> {
             }
         });
         let rest = lane.queue.iter(&core.links).map(|tag| core.part(tag));
-        lane.counters.sent(rest);
+        lane.counters.sent(now_ns(), rest);
         Some(batch)
     })
 }
@@ -332,10 +370,16 @@ fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) 
     let Some((tags, len, failure)) = over else {
         return false;
     };
-    core.lanes[batch / BATCHES].with(|lane| {
-        lane.counters.completed();
+    let wait = core.lanes[batch / BATCHES].with(|lane| {
         lane.free |= 1 << (batch % BATCHES);
+        // At most MAX_BATCH.
+        let wait = lane.counters.completed(now_ns(), len as u16)?;
+        // A timer that is set for an earlier wait finds out by itself.
+        (!core::mem::replace(&mut lane.timed, true)).then_some(wait)
     });
+    if let Some(ns) = wait {
+        core.timers[batch / BATCHES].set(ns);
+    }
     for &tag in &tags[..len] {
         match failure {
             None => Core::finish(core, tag, Status::Ok),

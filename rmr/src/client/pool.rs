@@ -575,6 +575,7 @@ impl Pool {
             max_io: attached.limits.max_io,
             legs,
             sets,
+            timers: lane::timers(lanes.len(), exceptions)?,
             lanes,
             batches,
             links: Links::new(depth)?,

@@ -130,7 +130,7 @@ pub(crate) static POOL: [Attr<Pool>; 14] = [
             let policy = Policy::parse(line.trim_ascii()).ok_or_else(|| {
                 refuse!(
                     EINVAL,
-                    "read_policy: not a policy; known are: round-robin, least-inflight, preferred=<member_id>"
+                    "read_policy: not a policy; known are: least-inflight, round-robin, preferred=<member_id>"
                 )
             })?;
             pool.policy.store(policy.to_bits(), Relaxed);
