@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Copies compared with each other, and differences with what members remember (R11).
+//!
+//! The *completed content* of a sector is the value of the last completed write. While writes to it are neither
+//! complete nor known to be void (in flight, failed, or of a client that is gone), the content is any of theirs as well:
+//! one of them for all members. An attach decides: from then on it is what the in-sync members hold.
+//!
+//! R11, as it is checked here: there is a content of the sector such that for every member `m` whose copy is another, its
+//! chunk is
+//!
+//! * in `D[m]` of **every** other member in sync of the last complete configuration (or, while one is being installed, of
+//!   that), or
+//! * in `D[m]` of `m` itself, or in what `m` would report as suspect now.
+//!
+//! A member that is not up will make suspects of all its activity log, and put that into its D of all others, before it
+//! says anything. So for such a member, as `m` and as keeper of a D, its log counts as well. The log of a member that is
+//! up does not count: nothing would ever make suspects of it.
+//!
+//! *In sync implies equal*: when nothing is in flight, the members in sync hold the same, but for what is marked as above.
+//!
+//! Not here: whether the content is the right one (`history`).
+
+use crate::contains;
+use crate::members;
+use crate::violation::Rule;
+use crate::violation::Time;
+use crate::violation::Violation;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+
+/// What members remember; of a member that is up in its memory, else on its disk.
+pub trait Marks {
+    /// The member runs, and has made suspects of what it found in its log when it started.
+    fn up(&self, member: u8) -> bool;
+    /// The chunk is in D\[of\] of `holder`.
+    fn dirty(&self, holder: u8, of: u8, chunk: u64) -> bool;
+    /// `member` would report the chunk as suspect if it was promised now: what is durable, and what it knows of the
+    /// writes above the watermark.
+    fn suspect(&self, member: u8, chunk: u64) -> bool;
+    /// The extent of the chunk is in the activity log on the disk of `member`.
+    fn logged(&self, member: u8, chunk: u64) -> bool;
+}
+
+/// Size of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Sectors of the volume.
+    pub sectors: u64,
+    /// Sectors of a chunk, a power of two.
+    pub chunk_sectors: u64,
+}
+
+/// What is known of the content of a sector.
+#[derive(Clone, Debug, Default)]
+struct Sector {
+    /// The value of the last completed write.
+    content: u64,
+    /// Writes that may be the content too: their number and value.
+    open: Vec<(u64, u64)>,
+}
+
+impl Sector {
+    fn candidates(&self) -> impl Iterator<Item = u64> + '_ {
+        std::iter::once(self.content).chain(self.open.iter().map(|&(_, value)| value))
+    }
+}
+
+/// An application's write.
+#[derive(Debug)]
+struct Written {
+    sector: u64,
+    values: Vec<u64>,
+}
+
+/// The copies of all members, and the content they should have.
+///
+/// What was never written holds 0, everywhere.
+#[derive(Debug)]
+pub struct Disks {
+    geometry: Geometry,
+    /// By member, then sector; what is not there is 0.
+    copies: BTreeMap<u8, HashMap<u64, u64>>,
+    sectors: HashMap<u64, Sector>,
+    writes: HashMap<u64, Written>,
+    in_sync: u32,
+    /// In-sync sets that some, not all, of their receivers have persisted.
+    installing: Vec<u32>,
+    /// Members in the table.
+    table: u32,
+    /// Chunks to be looked at.
+    touched: BTreeSet<u64>,
+    /// Sectors on which a member differs from a possible content, by chunk.
+    differing: BTreeMap<u64, BTreeSet<u64>>,
+}
+
+impl Disks {
+    /// A new pool of these members, all in sync and all zero. A chunk size of 0 is taken as 1.
+    pub fn new(geometry: Geometry, table: u32) -> Disks {
+        let chunk_sectors = geometry.chunk_sectors.max(1);
+        Disks {
+            geometry: Geometry {
+                chunk_sectors,
+                ..geometry
+            },
+            copies: members(table)
+                .map(|member| (member, HashMap::new()))
+                .collect(),
+            sectors: HashMap::new(),
+            writes: HashMap::new(),
+            in_sync: table,
+            installing: Vec::new(),
+            table,
+            touched: BTreeSet::new(),
+            differing: BTreeMap::new(),
+        }
+    }
+
+    /// The visible content of a sector of a member's disk is `value` now, for whatever reason.
+    pub fn wrote(&mut self, member: u8, sector: u64, value: u64) {
+        let copy = self.copies.entry(member).or_default();
+        let old = if value == 0 {
+            copy.remove(&sector)
+        } else {
+            copy.insert(sector, value)
+        };
+        if old.unwrap_or(0) != value {
+            self.changed(sector);
+        }
+    }
+
+    /// The member has another disk, all zero.
+    pub fn replaced(&mut self, member: u8) {
+        let old = self
+            .copies
+            .insert(member, HashMap::new())
+            .unwrap_or_default();
+        for sector in old.into_keys() {
+            self.changed(sector);
+        }
+    }
+
+    /// The table has these members now. What the others hold is of no interest.
+    pub fn table(&mut self, table: u32) {
+        self.table = table;
+        for sector in self.known_sectors() {
+            self.changed(sector);
+        }
+    }
+
+    /// A client began a write.
+    pub fn started(&mut self, op: u64, sector: u64, values: &[u64]) {
+        for (sector, &value) in (sector..).zip(values) {
+            self.sectors
+                .entry(sector)
+                .or_default()
+                .open
+                .push((op, value));
+            self.changed(sector);
+        }
+        let values = values.to_vec();
+        self.writes.insert(op, Written { sector, values });
+    }
+
+    /// A write was acknowledged.
+    pub fn completed(&mut self, op: u64) {
+        let Some(write) = self.writes.remove(&op) else {
+            return;
+        };
+        for (sector, &value) in (write.sector..).zip(&write.values) {
+            let state = self.sectors.entry(sector).or_default();
+            // Writes that were given up before may not come up again now; those under way may.
+            let still_running = &self.writes;
+            state
+                .open
+                .retain(|(other, _)| still_running.contains_key(other));
+            state.content = value;
+            self.changed(sector);
+        }
+    }
+
+    /// A write was answered with an error, or its client is gone: it is there or not, nobody knows where.
+    pub fn failed(&mut self, op: u64) {
+        self.writes.remove(&op);
+    }
+
+    /// The first of the receivers of a configuration with this in-sync set has persisted it.
+    pub fn installing(&mut self, in_sync: u32) {
+        if !self.installing.contains(&in_sync) {
+            self.installing.push(in_sync);
+        }
+    }
+
+    /// A configuration with this in-sync set is complete.
+    pub fn configured(&mut self, in_sync: u32) {
+        self.in_sync = in_sync;
+        self.installing.clear();
+        self.touched.extend(self.differing.keys());
+    }
+
+    /// The first configuration of a generation is complete: what its in-sync members hold is the content.
+    ///
+    /// Where they differ, which a mark must excuse, it is one of what they hold.
+    pub fn attached(&mut self, in_sync: u32) {
+        self.configured(in_sync);
+        for sector in self.known_sectors() {
+            let mut held: Vec<u64> = members(in_sync & self.table)
+                .map(|member| self.value(member, sector))
+                .collect();
+            held.dedup();
+            let state = self.sectors.entry(sector).or_default();
+            let still_running = &self.writes;
+            state.open.retain(|(op, _)| still_running.contains_key(op));
+            if let Some((first, others)) = held.split_first() {
+                state.content = *first;
+                state
+                    .open
+                    .extend(others.iter().map(|&value| (u64::MAX, value)));
+            }
+            self.changed(sector);
+        }
+    }
+
+    /// Marks of a chunk were taken away: it is looked at in the next check.
+    pub fn touch(&mut self, chunk: u64) {
+        self.touched.insert(chunk);
+    }
+
+    /// Checks R11 where something changed since the last check.
+    ///
+    /// # Errors
+    ///
+    /// A sector that differs and is not marked.
+    pub fn check_touched(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
+        let touched = std::mem::take(&mut self.touched);
+        touched
+            .into_iter()
+            .try_for_each(|chunk| self.check_chunk(time, chunk, marks))
+    }
+
+    /// Checks R11 wherever copies differ.
+    ///
+    /// # Errors
+    ///
+    /// A sector that differs and is not marked.
+    pub fn check_all(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
+        self.touched.clear();
+        self.differing
+            .keys()
+            .try_for_each(|&chunk| self.check_chunk(time, chunk, marks))
+    }
+
+    /// Checks, while no write is in flight, that the members in sync hold the completed content, but for what is marked.
+    ///
+    /// # Errors
+    ///
+    /// A sector that differs.
+    pub fn check_equal(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
+        self.check_all(time, marks)?;
+        for (&chunk, sectors) in &self.differing {
+            for &sector in sectors {
+                let here = members(self.in_sync & self.table);
+                let clean: Vec<u8> = here
+                    .filter(|&member| !self.marked(member, chunk, self.in_sync, marks))
+                    .collect();
+                let Some(first) = clean.first() else { continue };
+                let value = self.value(*first, sector);
+                let candidate = self.sectors.get(&sector).map_or(value == 0, |state| {
+                    state.candidates().any(|candidate| candidate == value)
+                });
+                if !candidate
+                    || clean
+                        .iter()
+                        .any(|&member| self.value(member, sector) != value)
+                {
+                    let what = format!("members in sync: {}", self.describe(sector, marks));
+                    return Err(Violation::new(Rule::Unequal, time, what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many chunks of a member's copy differ from the completed content.
+    pub fn differing(&self, member: u8) -> usize {
+        let differs = |&sector: &u64| {
+            let content = self.sectors.get(&sector).map_or(0, |state| state.content);
+            self.value(member, sector) != content
+        };
+        self.differing
+            .values()
+            .filter(|sectors| sectors.iter().any(differs))
+            .count()
+    }
+
+    fn value(&self, member: u8, sector: u64) -> u64 {
+        self.copies
+            .get(&member)
+            .and_then(|copy| copy.get(&sector))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn chunk_of(&self, sector: u64) -> u64 {
+        sector / self.geometry.chunk_sectors
+    }
+
+    fn known_sectors(&self) -> BTreeSet<u64> {
+        let held = self.copies.values().flat_map(HashMap::keys);
+        held.chain(self.sectors.keys()).copied().collect()
+    }
+
+    /// Brings `differing` up to date.
+    fn changed(&mut self, sector: u64) {
+        let chunk = self.chunk_of(sector);
+        self.touched.insert(chunk);
+        let mut values = members(self.table).map(|member| self.value(member, sector));
+        let differs = match self.sectors.get(&sector) {
+            Some(state) => {
+                values.any(|value| state.candidates().any(|candidate| candidate != value))
+            }
+            None => values.any(|value| value != 0),
+        };
+        if differs {
+            self.differing.entry(chunk).or_default().insert(sector);
+        } else if let Some(sectors) = self.differing.get_mut(&chunk) {
+            sectors.remove(&sector);
+            if sectors.is_empty() {
+                self.differing.remove(&chunk);
+            }
+        }
+    }
+
+    fn check_chunk(&self, time: Time, chunk: u64, marks: &impl Marks) -> Result<(), Violation> {
+        let Some(sectors) = self.differing.get(&chunk) else {
+            return Ok(());
+        };
+        let unmarked = |in_sync: &u32| -> Vec<u8> {
+            let table = members(self.table);
+            table
+                .filter(|&member| !self.marked(member, chunk, *in_sync, marks))
+                .collect()
+        };
+        let unmarked: Vec<_> = std::iter::once(&self.in_sync)
+            .chain(&self.installing)
+            .map(unmarked)
+            .collect();
+        for &sector in sectors {
+            let fits = |content| {
+                let equal = |of: &Vec<u8>| {
+                    of.iter()
+                        .all(|&member| self.value(member, sector) == content)
+                };
+                unmarked.iter().any(equal)
+            };
+            let good = match self.sectors.get(&sector) {
+                Some(state) => state.candidates().any(fits),
+                None => fits(0),
+            };
+            if !good {
+                return Err(Violation::new(
+                    Rule::Unmarked,
+                    time,
+                    self.describe(sector, marks),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a difference of `member` in `chunk` is remembered, where these are the members in sync.
+    fn marked(&self, member: u8, chunk: u64, in_sync: u32, marks: &impl Marks) -> bool {
+        let logged = |member| !marks.up(member) && marks.logged(member, chunk);
+        let mut keepers = members(in_sync & self.table & !crate::bit(member)).peekable();
+        let kept = keepers.peek().is_some()
+            && keepers.all(|keeper| marks.dirty(keeper, member, chunk) || logged(keeper));
+        kept || marks.dirty(member, member, chunk) || marks.suspect(member, chunk) || logged(member)
+    }
+
+    fn describe(&self, sector: u64, marks: &impl Marks) -> String {
+        let chunk = self.chunk_of(sector);
+        let state = self.sectors.get(&sector).cloned().unwrap_or_default();
+        let mut text = format!(
+            "sector {sector}, chunk {chunk}: completed {:#x}",
+            state.content
+        );
+        for (op, value) in &state.open {
+            text += &match op {
+                &u64::MAX => format!(", or {value:#x}"),
+                op => format!(", or {value:#x} of #{op}"),
+            };
+        }
+        for member in members(self.table) {
+            let role = if contains(self.in_sync, member) {
+                "in sync"
+            } else {
+                "not in sync"
+            };
+            text += &format!(
+                "; member {member} ({role}) has {:#x}",
+                self.value(member, sector)
+            );
+            let kept: Vec<String> = members(self.table)
+                .filter(|&keeper| marks.dirty(keeper, member, chunk))
+                .map(|keeper| keeper.to_string())
+                .collect();
+            if !kept.is_empty() {
+                text += &format!(", dirty on {}", kept.join(" and "));
+            }
+            for (is, word) in [
+                (!marks.up(member), "down"),
+                (marks.suspect(member, chunk), "suspect"),
+                (marks.logged(member, chunk), "logged"),
+            ] {
+                if is {
+                    text = text + ", " + word;
+                }
+            }
+        }
+        text
+    }
+}
