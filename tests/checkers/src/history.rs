@@ -38,6 +38,7 @@ use crate::violation::Violation;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::io::BufRead;
 use std::io::Write;
@@ -320,6 +321,7 @@ impl History {
     fn operations(&self, report: &mut Report) -> Vec<Op<'_>> {
         let mut ops: Vec<Op<'_>> = Vec::new();
         let mut by_id: HashMap<u64, usize> = HashMap::new();
+        let mut gone: HashSet<u32> = HashSet::new();
         let mut malformed = |time, what| report.add(Violation::new(Rule::Malformed, time, what));
         for (index, event) in self.events.iter().enumerate() {
             let position = position(index);
@@ -331,6 +333,12 @@ impl History {
                     what,
                     ..
                 } => {
+                    if gone.contains(client) {
+                        malformed(
+                            *t,
+                            format!("request #{op} of client {client}, which is gone"),
+                        );
+                    }
                     if by_id.insert(*op, ops.len()).is_some() {
                         malformed(*t, format!("request #{op} a second time"));
                     }
@@ -351,6 +359,12 @@ impl History {
                         malformed(*t, format!("a second answer to #{op}"));
                         continue;
                     }
+                    if gone.contains(&found.client) {
+                        malformed(
+                            *t,
+                            format!("answer to #{op} of client {}, which is gone", found.client),
+                        );
+                    }
                     if let (Operation::Read { count, .. }, Outcome::Ok(values)) =
                         (found.what, outcome)
                     {
@@ -361,6 +375,9 @@ impl History {
                         }
                     }
                     found.returned = Some((position, outcome));
+                }
+                Event::Gone { client, .. } => {
+                    gone.insert(*client);
                 }
                 _ => {}
             }

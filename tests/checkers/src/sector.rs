@@ -286,7 +286,13 @@ impl Checker<'_> {
                         self.name(other.source, other.value),
                         self.name(read.source, read.value)
                     );
-                    return Err((self.time(read.begin.max(other.begin)), Rule::Register, what));
+                    let found_by_attach = |span: &Span| matches!(span.source, Source::Attach(_));
+                    let rule = if found_by_attach(read) || found_by_attach(&other) {
+                        Rule::Durability
+                    } else {
+                        Rule::Register
+                    };
+                    return Err((self.time(read.begin.max(other.begin)), rule, what));
                 }
                 _ => found = Some(*read),
             }
