@@ -103,7 +103,7 @@ fn facts(events: &[Event], quorum: bool) -> Facts {
                         continue;
                     }
                     for other in attached.iter().filter(|&other| other != client) {
-                        if facts.replaced.get(other).is_none() && *forced {
+                        if *forced && !facts.replaced.contains_key(other) {
                             facts.apart.insert(*other);
                         }
                         facts.replaced.entry(*other).or_insert(at);
