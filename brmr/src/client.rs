@@ -14,10 +14,12 @@ use rmr_engine::options::Key;
 use rmr_engine::options::Options;
 use rmr_proto::PoolName;
 use rmr_sys::global::Global;
+use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
-use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::time::sleep_ms;
+use rmr_sys::tree;
+use rmr_sys::tree::Tree;
 
 /// Disks that can be mapped at the same time.
 const MAX_DISKS: u32 = 1024;
@@ -28,45 +30,18 @@ const CLOSE_PAUSE_MS: u32 = 50;
 
 static REGISTRY: Global<Registry> = Global::new();
 
-/// The directories of the class.
-pub(crate) struct Tree {
-    /// `None` once the module is being unloaded: then no command adds anything to the registry.
-    ctl: Option<Dir<Registry>>,
-    registry: Arc<Registry>,
-    _class: Class,
-}
-
-impl Tree {
-    /// Makes the class and its directories. Sleeps.
-    pub(crate) fn new() -> Result<Self> {
-        let class = Class::register(c"brmr-client")?;
-        let devices = Dir::in_class(&class, c"devices", rmr_sys::sysfs::no_data()?, &[])?;
-        let registry = Arc::pin_init(
+/// Makes the class and what is in it. Sleeps.
+pub(crate) fn tree() -> Result<Tree<Registry>> {
+    Tree::new(c"brmr-client", &CTL, |class| {
+        let devices = Dir::in_class(class, c"devices", no_data()?, &[])?;
+        Arc::pin_init(
             pin_init!(Registry {
                 devices,
                 disks <- new_mutex!(KVec::new()),
             }),
             GFP_KERNEL,
-        )?;
-        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
-        // Last, as it would outlive a failure.
-        REGISTRY.set(registry.clone());
-        Ok(Self {
-            ctl: Some(ctl),
-            registry,
-            _class: class,
-        })
-    }
-}
-
-impl Drop for Tree {
-    /// Nothing has a disk open: that would keep the module loaded.
-    fn drop(&mut self) {
-        self.ctl = None;
-        REGISTRY.clear();
-        let mapped = core::mem::take(&mut *self.registry.disks.lock());
-        drop(mapped);
-    }
+        )
+    })
 }
 
 /// A mapped disk and its directories.
@@ -87,10 +62,22 @@ pub(crate) struct Device {
 
 /// All mapped disks.
 #[pin_data]
-struct Registry {
+pub(crate) struct Registry {
     devices: Dir<()>,
     #[pin]
     disks: Mutex<KVec<Mapped>>,
+}
+
+impl tree::Registry for Registry {
+    fn global() -> &'static Global<Self> {
+        &REGISTRY
+    }
+
+    /// Unmaps all. Nothing has a disk open: that would keep the module loaded.
+    fn stop(&self) {
+        let mapped = core::mem::take(&mut *self.disks.lock());
+        drop(mapped);
+    }
 }
 
 static CTL: [Attr<Registry>; 1] = [Attr::wo(

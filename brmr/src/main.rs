@@ -6,6 +6,7 @@
 //! member's data on a local block device ([`store`]). Replication is `rmr`'s.
 
 use kernel::prelude::*;
+use rmr_sys::tree::Tree;
 
 mod client;
 mod disk;
@@ -21,8 +22,8 @@ module! {
 }
 
 struct Brmr {
-    _client: client::Tree,
-    _server: server::Tree,
+    _client: Tree<client::Registry>,
+    _server: Tree<server::Registry>,
     /// Last: waits until no disk of this module is left.
     _drain: brmr_sys::DiskDrain,
 }
@@ -30,8 +31,8 @@ struct Brmr {
 impl kernel::Module for Brmr {
     fn init(module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
-            _client: client::Tree::new()?,
-            _server: server::Tree::new(module)?,
+            _client: client::tree()?,
+            _server: server::tree(module)?,
             _drain: brmr_sys::DiskDrain::new(),
         })
     }

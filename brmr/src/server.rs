@@ -20,54 +20,30 @@ use rmr_engine::options::Options;
 use rmr_proto::Geometry;
 use rmr_proto::PoolName;
 use rmr_sys::global::Global;
+use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
-use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::tree;
+use rmr_sys::tree::Tree;
 
 /// Longest path of a device.
 const MAX_PATH: usize = 255;
 
 static REGISTRY: Global<Registry> = Global::new();
 
-/// The directories of the class.
-pub(crate) struct Tree {
-    /// `None` once the module is being unloaded: then no command adds anything to the registry.
-    ctl: Option<Dir<Registry>>,
-    registry: Arc<Registry>,
-    _class: Class,
-}
-
-impl Tree {
-    /// Makes the class and its directories. Sleeps.
-    pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
-        let class = Class::register(c"brmr-server")?;
-        let stores = Dir::in_class(&class, c"stores", rmr_sys::sysfs::no_data()?, &[])?;
-        let registry = Arc::pin_init(
+/// Makes the class and what is in it. Sleeps.
+pub(crate) fn tree(module: &'static ThisModule) -> Result<Tree<Registry>> {
+    Tree::new(c"brmr-server", &CTL, |class| {
+        let dir = Dir::in_class(class, c"stores", no_data()?, &[])?;
+        Arc::pin_init(
             pin_init!(Registry {
                 module,
-                dir: stores,
+                dir,
                 stores <- new_mutex!(KVec::new()),
             }),
             GFP_KERNEL,
-        )?;
-        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
-        // Last, as it would outlive a failure.
-        REGISTRY.set(registry.clone());
-        Ok(Self {
-            ctl: Some(ctl),
-            registry,
-            _class: class,
-        })
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        self.ctl = None;
-        REGISTRY.clear();
-        let stores = core::mem::take(&mut *self.registry.stores.lock());
-        drop(stores);
-    }
+        )
+    })
 }
 
 /// An attached store.
@@ -80,11 +56,23 @@ struct Attached {
 
 /// All stores of this node.
 #[pin_data]
-struct Registry {
+pub(crate) struct Registry {
     module: &'static ThisModule,
     dir: Dir<()>,
     #[pin]
     stores: Mutex<KVec<Attached>>,
+}
+
+impl tree::Registry for Registry {
+    fn global() -> &'static Global<Self> {
+        &REGISTRY
+    }
+
+    /// Removes all stores. Nobody uses them: that would keep the module loaded.
+    fn stop(&self) {
+        let stores = core::mem::take(&mut *self.stores.lock());
+        drop(stores);
+    }
 }
 
 static CTL: [Attr<Registry>; 2] = [

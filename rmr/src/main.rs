@@ -7,6 +7,7 @@
 //! IO on a pool) and [`store::Store`] with [`server::add_store`] (to keep the data of a pool's member).
 
 use kernel::prelude::*;
+use rmr_sys::tree::Tree;
 
 pub mod client;
 pub mod refuse;
@@ -24,8 +25,8 @@ module! {
 /// The loaded module. Callers of its functions keep it loaded, so when it goes no pool has a volume and no
 /// store is attached.
 struct Rmr {
-    _client: client::sysfs::Tree,
-    _server: server::sysfs::Tree,
+    _client: Tree<client::registry::Registry>,
+    _server: Tree<server::pool::Registry>,
 }
 
 impl kernel::Module for Rmr {
@@ -35,8 +36,8 @@ impl kernel::Module for Rmr {
             return Err(EINVAL);
         }
         Ok(Self {
-            _client: client::sysfs::Tree::new()?,
-            _server: server::sysfs::Tree::new()?,
+            _client: client::sysfs::tree()?,
+            _server: server::sysfs::tree()?,
         })
     }
 }

@@ -6,6 +6,7 @@
 //! | file | noun |
 //! | --- | --- |
 //! | [`sysfs`] | classes, directories and their attributes |
+//! | [`tree`] | a class with its commands and the registry they work on |
 //! | [`gate`] | an object published to hot paths, and taken back when nobody uses it any more |
 //! | [`global`] | a static that holds an `Arc` |
 //! | [`slots`] | a table of things that are lent out one by one; a cell that keeps a box |
@@ -38,6 +39,7 @@ pub mod slots;
 pub mod sysfs;
 pub mod time;
 pub mod timer;
+pub mod tree;
 pub mod wait;
 pub mod work;
 

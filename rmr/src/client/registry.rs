@@ -17,6 +17,7 @@ use kernel::sync::Mutex;
 use rmr_proto::PoolName;
 use rmr_sys::global::Global;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::tree;
 use rmr_sys::work::Queue;
 use rtrs::PathAddr;
 
@@ -47,6 +48,23 @@ pub(crate) struct Registry {
     inner: Mutex<Inner>,
 }
 
+impl tree::Registry for Registry {
+    fn global() -> &'static Global<Self> {
+        &REGISTRY
+    }
+
+    /// Leaves all pools, which closes all sessions.
+    fn stop(&self) {
+        loop {
+            let pool = self.inner.lock().pools.pop();
+            match pool {
+                Some(pool) => pool.dismantle(self),
+                None => break,
+            }
+        }
+    }
+}
+
 impl Registry {
     /// An empty registry. `pools_dir` and `sessions_dir` are where their directories go.
     pub(crate) fn new(pools_dir: Dir<()>, sessions_dir: Dir<()>) -> Result<Arc<Self>> {
@@ -68,26 +86,9 @@ impl Registry {
         )
     }
 
-    /// Makes it known, for [`Self::get`]; the last step of loading, as it would outlive a failure.
-    pub(crate) fn start(self: &Arc<Self>) {
-        REGISTRY.set(self.clone());
-    }
-
     /// The registry. `ENODEV` while the module is being unloaded.
     pub(crate) fn get() -> Result<Arc<Self>> {
         REGISTRY.get().ok_or(ENODEV)
-    }
-
-    /// Leaves all pools, which closes all sessions. Nothing has a volume open: such a module would use this one.
-    pub(crate) fn stop(&self) {
-        REGISTRY.clear();
-        loop {
-            let pool = self.inner.lock().pools.pop();
-            match pool {
-                Some(pool) => pool.dismantle(self),
-                None => break,
-            }
-        }
     }
 
     /// The pool `name`.

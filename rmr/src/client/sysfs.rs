@@ -23,45 +23,23 @@ use rmr_engine::options::Options;
 use rmr_engine::options::Value;
 use rmr_engine::readers::Policy;
 use rmr_proto::Geometry;
+use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
-use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::sysfs::Writer;
+use rmr_sys::tree::Tree;
 use rtrs::PathAddr;
 
 /// Most paths that `add_sess` takes.
 const MAX_PATHS: usize = 8;
 
-/// The directories of the class.
-pub(crate) struct Tree {
-    /// `None` once the module is being unloaded: then no command adds anything to the registry.
-    ctl: Option<Dir<Registry>>,
-    registry: Arc<Registry>,
-    _class: Class,
-}
-
-impl Tree {
-    /// Makes the class and its directories. Sleeps.
-    pub(crate) fn new() -> Result<Self> {
-        let class = Class::register(c"rmr-client")?;
-        let pools = Dir::in_class(&class, c"pools", rmr_sys::sysfs::no_data()?, &[])?;
-        let sessions = Dir::in_class(&class, c"sessions", rmr_sys::sysfs::no_data()?, &[])?;
-        let registry = Registry::new(pools, sessions)?;
-        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
-        registry.start();
-        Ok(Self {
-            ctl: Some(ctl),
-            registry,
-            _class: class,
-        })
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        self.ctl = None;
-        self.registry.stop();
-    }
+/// Makes the class and what is in it. Sleeps.
+pub(crate) fn tree() -> Result<Tree<Registry>> {
+    Tree::new(c"rmr-client", &CTL, |class| {
+        let pools = Dir::in_class(class, c"pools", no_data()?, &[])?;
+        let sessions = Dir::in_class(class, c"sessions", no_data()?, &[])?;
+        Registry::new(pools, sessions)
+    })
 }
 
 /// A name as a file name.

@@ -39,6 +39,7 @@ use rmr_proto::Status;
 use rmr_sys::global::Global;
 use rmr_sys::module::ModuleRef;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::tree;
 
 /// The port of the node's RTRS server, as in the C project.
 const PORT: u16 = 1234;
@@ -92,6 +93,22 @@ pub(crate) struct Registry {
     inner: Mutex<Inner>,
 }
 
+impl tree::Registry for Registry {
+    fn global() -> &'static Global<Self> {
+        &REGISTRY
+    }
+
+    /// Leaves all pools. No store is attached any more: whoever attached one uses this module.
+    fn stop(&self) {
+        let mut inner = self.inner.lock();
+        let entries = core::mem::take(&mut inner.entries);
+        let server = inner.server.take();
+        drop(inner);
+        drop(server);
+        drop(entries);
+    }
+}
+
 impl Registry {
     /// An empty registry. Sleeps.
     pub(crate) fn new(pools_dir: Dir<()>) -> Result<Arc<Self>> {
@@ -111,25 +128,9 @@ impl Registry {
         )
     }
 
-    /// Makes it known, for [`Self::get`]; the last step of loading, as it would outlive a failure.
-    pub(crate) fn start(self: &Arc<Self>) {
-        REGISTRY.set(self.clone());
-    }
-
     /// The registry. `ENODEV` while the module is being unloaded.
     pub(crate) fn get() -> Result<Arc<Self>> {
         REGISTRY.get().ok_or(ENODEV)
-    }
-
-    /// Leaves all pools. No store is attached any more: whoever attached one uses this module.
-    pub(crate) fn stop(&self) {
-        REGISTRY.clear();
-        let mut inner = self.inner.lock();
-        let entries = core::mem::take(&mut inner.entries);
-        let server = inner.server.take();
-        drop(inner);
-        drop(server);
-        drop(entries);
     }
 
     /// Creates the server side of the pool `name`, with this node as `member`.

@@ -14,39 +14,16 @@ use kernel::sync::Arc;
 use rmr_engine::options::Key;
 use rmr_engine::options::Options;
 use rmr_proto::MemberReport;
+use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
-use rmr_sys::sysfs::Class;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::tree::Tree;
 
-/// The directories of the class.
-pub(crate) struct Tree {
-    /// `None` once the module is being unloaded: then no command adds anything to the registry.
-    ctl: Option<Dir<Registry>>,
-    registry: Arc<Registry>,
-    _class: Class,
-}
-
-impl Tree {
-    /// Makes the class and its directories. Sleeps.
-    pub(crate) fn new() -> Result<Self> {
-        let class = Class::register(c"rmr-server")?;
-        let pools = Dir::in_class(&class, c"pools", rmr_sys::sysfs::no_data()?, &[])?;
-        let registry = Registry::new(pools)?;
-        let ctl = Dir::in_class(&class, c"ctl", registry.clone(), &CTL)?;
-        registry.start();
-        Ok(Self {
-            ctl: Some(ctl),
-            registry,
-            _class: class,
-        })
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        self.ctl = None;
-        self.registry.stop();
-    }
+/// Makes the class and what is in it. Sleeps.
+pub(crate) fn tree() -> Result<Tree<Registry>> {
+    Tree::new(c"rmr-server", &CTL, |class| {
+        Registry::new(Dir::in_class(class, c"pools", no_data()?, &[])?)
+    })
 }
 
 static CTL: [Attr<Registry>; 1] = [Attr::wo(
