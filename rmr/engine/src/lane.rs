@@ -10,18 +10,21 @@
 //!   fills a message, as long as fewer than [`Caps::in_flight`] are in flight;
 //! * while the submitter says that more requests follow in the same plug (`last == false`), an idle lane waits for
 //!   the rest, or for the kick at the end of the plug;
-//! * a lane that became idle waits a moment for as many requests as were just completed (`anticipation`).
+//! * a lane that became idle waits a moment for as many requests as were just completed (`anticipation`);
+//! * a request of which no two fit into one message (*large*) gains nothing by waiting: it leaves at once and alone, and
+//!   nothing waits for it. So what is a bit larger than a message, and was split by the block layer, leaves as a large
+//!   request, while its small rest gathers with those of others.
 //!
 //! So nothing waits without a cause that ends: either a message is in flight, whose completion asks again,
 //! or a plug is open, whose end asks again, or a timer runs.
 //!
-//! The caller owns the queue, under the lane's lock; [`Lane`] does the counting:
+//! The caller owns the queues, one for each [`Class`], under the lane's lock; [`Lane`] does the counting:
 //!
 //! ```text
-//! push to the queue; lane.queue(part) ─┐
-//! lane.completed(), set the timer      ├─► while let Some(n) = lane.decide(event):
-//! end of a plug, a permit              │       take n from the queue; lane.sent(what is left in it); send; event = Kick
-//! the timer: lane.expired()            ┘
+//! lane.queue(part): push to its queue  ─┐
+//! lane.completed(), set the timer       ├─► while let Some(take) = lane.decide(event):
+//! end of a plug, a permit               │       take from the queue; lane.sent(what is left in it); send; event = Kick
+//! the timer: lane.expired()             ┘
 //! ```
 //!
 //! (`Kick` for the second and later rounds: one completion is followed by one message, and by more only if they
@@ -35,8 +38,8 @@ use core::borrow::Borrow;
 /// multiples of it: the page of the RDMA device's mappings, which have no gaps.
 pub const GAP: u32 = 4096;
 
-/// Messages of one lane in flight, unless told otherwise. More than two or three are there only if they are full, as with
-/// large requests; each costs a scatterlist for each leg.
+/// Messages of one lane in flight, unless told otherwise; half of them for each class. More than two or three are there
+/// only if they are full, as with large requests; each costs a scatterlist for each leg.
 pub const IN_FLIGHT: u16 = 16;
 
 /// What one message can hold, and how many of them may be under way.
@@ -48,7 +51,7 @@ pub struct Caps {
     pub data: u32,
     /// Memory segments in a message.
     pub segments: u16,
-    /// Messages of one lane in flight.
+    /// Messages of one lane in flight, at least 2: each class has half of them.
     pub in_flight: u16,
 }
 
@@ -63,6 +66,25 @@ pub struct Part {
     pub head: u32,
     /// Where in a page the data ends in memory.
     pub tail: u32,
+}
+
+/// How a request leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// With others, if there are any.
+    #[default]
+    Small,
+    /// Alone and at once.
+    Large,
+}
+
+/// What is to leave as one message: the first requests of the queue of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Take {
+    /// Whose queue.
+    pub class: Class,
+    /// How many requests, never 0.
+    pub requests: u16,
 }
 
 /// Whether a request can join a message.
@@ -188,47 +210,66 @@ pub fn decide(in_flight: u16, cap: u16, queued: u32, full: bool, event: Event) -
 #[derive(Clone, Debug)]
 pub struct Lane {
     caps: Caps,
+    /// Messages in flight that each class may have.
+    share: u16,
+    /// Messages of small requests in flight.
     in_flight: u16,
+    /// Small requests queued.
     queued: u32,
-    /// The first requests of the queue, as the message they would make.
+    /// The first small requests of the queue, as the message they would make.
     head: Fill,
     /// The request after those of `head` does not fit.
     closed: bool,
     anticipation: Anticipation,
+    large_in_flight: u16,
+    large_queued: u32,
 }
 
 impl Lane {
-    /// An idle lane. An in-flight cap of 0 is taken as 1.
+    /// An idle lane.
     pub const fn new(caps: Caps) -> Self {
-        let in_flight = if caps.in_flight == 0 {
-            1
-        } else {
-            caps.in_flight
-        };
         Self {
-            caps: Caps { in_flight, ..caps },
+            caps,
+            share: if caps.in_flight < 2 {
+                1
+            } else {
+                caps.in_flight / 2
+            },
             in_flight: 0,
             queued: 0,
             head: Fill::new(),
             closed: false,
             anticipation: Anticipation::new(),
+            large_in_flight: 0,
+            large_queued: 0,
         }
     }
 
-    /// Counts a request that was put at the end of the queue. `false`: it fits no message and must not be there.
-    pub fn queue(&mut self, part: &Part) -> bool {
+    /// Counts a request; the caller puts it at the end of the queue of this class. `None`: it fits no message and must
+    /// not be there.
+    pub fn queue(&mut self, part: &Part) -> Option<Class> {
         if Fill::new().add(&self.caps, part) != Fit::Added {
-            return false;
+            return None;
+        }
+        if part.data > self.caps.data / 2 {
+            self.large_queued = self.large_queued.saturating_add(1);
+            return Some(Class::Large);
         }
         self.queued = self.queued.saturating_add(1);
         if !self.closed {
             self.closed = self.head.add(&self.caps, part) != Fit::Added;
         }
-        true
+        Some(Class::Small)
     }
 
-    /// Should the first `n` requests of the queue leave as one message? `None`: not now.
-    pub fn decide(&mut self, event: Event) -> Option<u16> {
+    /// Which requests should leave as one message? `None`: none now.
+    pub fn decide(&mut self, event: Event) -> Option<Take> {
+        if self.large_queued > 0 && self.large_in_flight < self.share {
+            return Some(Take {
+                class: Class::Large,
+                requests: 1,
+            });
+        }
         let full = self.closed || self.head.is_full(&self.caps);
         // Requests that were awaited, and are there, leave like those that gathered while a message was in flight.
         let event = if self.anticipation.reached(self.queued) {
@@ -239,20 +280,23 @@ impl Lane {
         if self.anticipation.waits() && !full {
             return None;
         }
-        match decide(
-            self.in_flight,
-            self.caps.in_flight,
-            self.queued,
-            full,
-            event,
-        ) {
-            Decision::Send => Some(self.head.requests),
+        match decide(self.in_flight, self.share, self.queued, full, event) {
+            Decision::Send => Some(Take {
+                class: Class::Small,
+                requests: self.head.requests,
+            }),
             Decision::Wait => None,
         }
     }
 
-    /// Counts the message that [`Self::decide`] asked for as in flight, since `now`. `rest`: what is still queued.
-    pub fn sent(&mut self, now: u64, rest: impl IntoIterator<Item: Borrow<Part>>) {
+    /// Counts the message that [`Self::decide`] asked for as in flight, since `now`. `rest`: what is still queued of
+    /// its class.
+    pub fn sent(&mut self, now: u64, class: Class, rest: impl IntoIterator<Item: Borrow<Part>>) {
+        if class == Class::Large {
+            self.large_in_flight = self.large_in_flight.saturating_add(1);
+            self.large_queued = self.large_queued.saturating_sub(1);
+            return;
+        }
         self.anticipation.sent(now);
         self.in_flight = self.in_flight.saturating_add(1);
         self.queued = self.queued.saturating_sub(u32::from(self.head.requests));
@@ -266,15 +310,21 @@ impl Lane {
         }
     }
 
-    /// Counts a message, of so many requests, as no longer in flight. If the lane is to wait for more, the
-    /// nanoseconds until [`Self::expired`] must be called.
-    pub fn completed(&mut self, now: u64, requests: u16) -> Option<u64> {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        if self.in_flight > 0 {
-            return None;
+    /// Counts a message, of so many requests of a class, as no longer in flight; [`Self::decide`] is to be asked about
+    /// the event returned. If the lane is to wait for more, also the nanoseconds until [`Self::expired`] must be called.
+    pub fn completed(&mut self, now: u64, class: Class, requests: u16) -> (Event, Option<u64>) {
+        if class == Class::Large {
+            self.large_in_flight = self.large_in_flight.saturating_sub(1);
+            return (Event::Kick, None);
         }
-        self.anticipation
-            .completed(now, requests, self.queued, self.caps.requests)
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let wait = (self.in_flight == 0)
+            .then(|| {
+                self.anticipation
+                    .completed(now, requests, self.queued, self.caps.requests)
+            })
+            .flatten();
+        (Event::Completion, wait)
     }
 
     /// The timer of the lane has run down. When it is [`Expiry::Over`], ask [`Self::decide`] about a `Completion`.
@@ -289,11 +339,19 @@ impl Lane {
 
     /// Messages in flight.
     pub fn in_flight(&self) -> u16 {
-        self.in_flight
+        self.in_flight + self.large_in_flight
     }
 
     /// Requests queued.
     pub fn queued(&self) -> u32 {
-        self.queued
+        self.queued.saturating_add(self.large_queued)
+    }
+
+    /// Messages in flight, and those that what is queued will make if they are full.
+    pub fn load(&self) -> u32 {
+        let requests = u32::from(self.caps.requests.max(1));
+        u32::from(self.in_flight())
+            .saturating_add(self.large_queued)
+            .saturating_add(self.queued.checked_div(requests).unwrap_or(0))
     }
 }

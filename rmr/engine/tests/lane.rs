@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use rmr_engine::anticipation::Expiry;
 use rmr_engine::lane::decide;
 use rmr_engine::lane::Caps;
+use rmr_engine::lane::Class;
 use rmr_engine::lane::Decision;
 use rmr_engine::lane::Event;
 use rmr_engine::lane::Fill;
@@ -19,7 +20,7 @@ const CAPS: Caps = Caps {
     requests: 8,
     data: 64 << 10,
     segments: 16,
-    in_flight: 4,
+    in_flight: 8,
 };
 
 fn pages(n: u32) -> Part {
@@ -31,13 +32,14 @@ fn pages(n: u32) -> Part {
     }
 }
 
-/// A lane with its queue, as a shell has it.
+/// A lane with its queues, as a shell has it.
 struct Shell {
     lane: Lane,
-    queue: VecDeque<(u32, Part)>,
+    small: VecDeque<(u32, Part)>,
+    large: VecDeque<(u32, Part)>,
     messages: Vec<Vec<(u32, Part)>>,
     /// Messages not yet complete, the oldest first.
-    in_flight: VecDeque<u16>,
+    in_flight: VecDeque<(Class, u16)>,
     next: u32,
     now: u64,
     timer: Option<u64>,
@@ -50,7 +52,8 @@ impl Shell {
     fn new(caps: Caps) -> Self {
         Self {
             lane: Lane::new(caps),
-            queue: VecDeque::new(),
+            small: VecDeque::new(),
+            large: VecDeque::new(),
             messages: vec![],
             in_flight: VecDeque::new(),
             next: 0,
@@ -60,22 +63,28 @@ impl Shell {
     }
 
     fn pump(&mut self, mut event: Event) {
-        while let Some(n) = self.lane.decide(event) {
-            assert!(n > 0);
-            let message = self.queue.drain(..usize::from(n)).collect();
+        while let Some(take) = self.lane.decide(event) {
+            assert!(take.requests > 0);
+            let queue = match take.class {
+                Class::Small => &mut self.small,
+                Class::Large => &mut self.large,
+            };
+            let message = queue.drain(..usize::from(take.requests)).collect();
             self.messages.push(message);
-            self.in_flight.push_back(n);
-            self.lane
-                .sent(self.now, self.queue.iter().map(|(_, part)| part));
+            self.in_flight.push_back((take.class, take.requests));
+            let rest = self.small.iter().map(|(_, part)| part);
+            self.lane.sent(self.now, take.class, rest);
             event = Event::Kick;
         }
     }
 
     fn submit(&mut self, part: Part, last: bool) -> bool {
-        if !self.lane.queue(&part) {
-            return false;
-        }
-        self.queue.push_back((self.next, part));
+        let queue = match self.lane.queue(&part) {
+            None => return false,
+            Some(Class::Small) => &mut self.small,
+            Some(Class::Large) => &mut self.large,
+        };
+        queue.push_back((self.next, part));
         self.next += 1;
         self.pump(Event::Arrival { last });
         true
@@ -83,12 +92,13 @@ impl Shell {
 
     fn complete(&mut self) {
         self.now += ROUND_TRIP;
-        let requests = self.in_flight.pop_front().unwrap();
-        if let Some(wait) = self.lane.completed(self.now, requests) {
+        let (class, requests) = self.in_flight.pop_front().unwrap();
+        let (event, wait) = self.lane.completed(self.now, class, requests);
+        if let Some(wait) = wait {
             assert!(wait <= u64::from(CAPS.in_flight.max(5)) * ROUND_TRIP / 2);
             self.timer.get_or_insert(self.now + wait);
         }
-        self.pump(Event::Completion);
+        self.pump(event);
     }
 
     /// Time passes until the timer has run down, if it is set.
@@ -146,7 +156,7 @@ fn constant_depth_makes_messages_of_that_size() {
         shell.submit(pages(1), true);
     }
     for _ in 0..10 {
-        for _ in 0..shell.in_flight[0] {
+        for _ in 0..shell.in_flight[0].1 {
             // The completions come first, then the submitter answers each.
             if shell.lane.in_flight() > 0 {
                 shell.complete();
@@ -221,6 +231,39 @@ fn full_messages_leave_up_to_the_cap() {
     shell.complete();
     assert_eq!(shell.sizes(), [1, 8, 8, 8, 8]);
     assert_eq!(shell.lane.queued(), 8);
+}
+
+#[test]
+fn large_requests_pass_small_ones() {
+    let mut shell = Shell::new(CAPS);
+    // The block layer split three requests of 17 pages, and one of 28.
+    for _ in 0..3 {
+        shell.submit(pages(16), true);
+        shell.submit(pages(1), true);
+    }
+    shell.submit(pages(16), true);
+    shell.submit(pages(12), true);
+    assert_eq!(shell.sizes(), [1; 5], "one small and four large ones");
+    assert_eq!((shell.large.len(), shell.small.len()), (1, 2));
+    shell.complete();
+    assert_eq!((shell.large.len(), shell.small.len()), (0, 2));
+    // The small ones wait for the small one.
+    shell.complete();
+    shell.wait();
+    assert_eq!(shell.sizes(), [1, 1, 1, 1, 1, 1, 2]);
+    assert_eq!(shell.lane.load(), 5);
+}
+
+#[test]
+fn small_requests_pass_large_ones() {
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..20 {
+        shell.submit(pages(9), true);
+    }
+    assert_eq!(shell.lane.in_flight(), CAPS.in_flight / 2);
+    shell.submit(pages(1), true);
+    assert_eq!(shell.messages.last().unwrap()[0].1, pages(1));
+    assert_eq!(shell.lane.load(), 4 + 16 + 1);
 }
 
 #[test]
@@ -315,10 +358,12 @@ fn nonsense() {
     assert_eq!(fill.add(&huge, &most), Fit::Added);
     assert_eq!(fill.add(&huge, &most), Fit::Next);
     let mut lane = Lane::new(huge);
-    assert_eq!(lane.completed(u64::MAX, 1), None);
+    for class in [Class::Small, Class::Large] {
+        assert_eq!(lane.completed(u64::MAX, class, 1).1, None);
+    }
     assert_eq!(lane.decide(Event::Kick), None);
-    assert!(lane.queue(&most));
-    assert_eq!(lane.decide(Event::Kick), Some(1));
+    assert_eq!(lane.queue(&most), Some(Class::Large));
+    assert_eq!(lane.decide(Event::Kick).map(|take| take.requests), Some(1));
     assert_eq!(decide(0, 0, 1, true, Event::Kick), Decision::Wait);
 }
 
@@ -333,6 +378,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let part = prop_oneof![
         4 => (1u32..5).prop_map(pages),
+        1 => (5u32..17).prop_map(pages),
         1 => Just(Part::default()),
         1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 0, tail: n * 512 }),
         1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 4096 - n * 512, tail: 0 }),
@@ -384,8 +430,12 @@ proptest! {
                     prop_assert!(!shell.lane.waits());
                 }
             }
-            prop_assert_eq!(shell.lane.queued() as usize, shell.queue.len());
-            prop_assert!(shell.lane.in_flight() <= in_flight);
+            prop_assert_eq!(shell.lane.queued() as usize, shell.small.len() + shell.large.len());
+            prop_assert!(shell.lane.in_flight() <= in_flight.max(2));
+            let large = shell.in_flight.iter().filter(|(class, _)| *class == Class::Large).count();
+            let share = usize::from(in_flight / 2).max(1);
+            prop_assert!(large <= share);
+            prop_assert!(shell.large.is_empty() || large == share, "a large one waits for nothing");
             prop_assert_eq!(usize::from(shell.lane.in_flight()), shell.messages.len() - completed);
         }
         // The end of the last plug, then every completion: all leaves.
@@ -395,10 +445,21 @@ proptest! {
             shell.complete();
             shell.wait();
         }
-        prop_assert!(shell.queue.is_empty());
-        // In order, nothing twice, each message within bounds and without gaps.
-        let order: Vec<u32> = shell.messages.iter().flatten().map(|(n, _)| *n).collect();
-        prop_assert_eq!(order, (0..shell.next).collect::<Vec<_>>());
+        prop_assert!(shell.small.is_empty() && shell.large.is_empty());
+        // Nothing lost, nothing twice, each class in order, each message within bounds and without gaps.
+        let (large, small): (Vec<_>, Vec<_>) = shell
+            .messages
+            .iter()
+            .flatten()
+            .partition(|(_, part)| part.data > CAPS.data / 2);
+        let mut all = vec![];
+        for class in [large, small] {
+            let order: Vec<u32> = class.iter().map(|(n, _)| *n).collect();
+            prop_assert!(order.is_sorted());
+            all.extend(order);
+        }
+        all.sort_unstable();
+        prop_assert_eq!(all, (0..shell.next).collect::<Vec<_>>());
         for message in &shell.messages {
             let parts: Vec<Part> = message.iter().map(|(_, part)| *part).collect();
             prop_assert!(parts.len() <= usize::from(requests));

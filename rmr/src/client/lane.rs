@@ -20,6 +20,7 @@ use kernel::sync::Arc;
 use rmr_engine::anticipation::Expiry;
 use rmr_engine::lane;
 use rmr_engine::lane::Caps;
+use rmr_engine::lane::Class;
 use rmr_engine::lane::Event;
 use rmr_engine::sync::Guarded;
 use rmr_proto::BatchEncoder;
@@ -48,7 +49,8 @@ const BATCHES: usize = lane::IN_FLIGHT as usize;
 /// Where the requests of one CPU and way gather.
 pub(crate) struct Lane {
     counters: lane::Lane,
-    queue: TagList,
+    small: TagList,
+    large: TagList,
     /// Batches that are free, by bit.
     free: u32,
     /// Batches that are filled but found no permit, by bit.
@@ -65,7 +67,8 @@ impl Lane {
     fn new(caps: Caps) -> Self {
         Self {
             counters: lane::Lane::new(caps),
-            queue: TagList::new(),
+            small: TagList::new(),
+            large: TagList::new(),
             free: (1 << BATCHES) - 1,
             stalled: 0,
             timed: false,
@@ -74,10 +77,16 @@ impl Lane {
         }
     }
 
-    /// Messages in flight, or full and about to leave: what the read policy compares.
+    fn queue(&mut self, class: Class) -> &mut TagList {
+        match class {
+            Class::Small => &mut self.small,
+            Class::Large => &mut self.large,
+        }
+    }
+
+    /// What the read policy compares: messages.
     pub(crate) fn load(&self) -> u32 {
-        let in_flight = u32::from(self.counters.in_flight());
-        in_flight.saturating_add(self.counters.queued() / MAX_BATCH as u32)
+        self.counters.load()
     }
 }
 
@@ -93,6 +102,7 @@ pub(crate) struct Sent {
 pub(crate) struct Batch {
     tags: [u32; MAX_BATCH],
     len: usize,
+    class: Class,
     /// Messages not confirmed, plus one while they are being sent.
     pending: u32,
     /// The first message that failed: to which leg, and how.
@@ -145,6 +155,7 @@ pub(crate) fn build(
     let batches = new_irq_locks!(count, |_| Batch {
         tags: [0; MAX_BATCH],
         len: 0,
+        class: Class::Small,
         pending: 0,
         failure: None,
         messages: made.pop().unwrap_or_default(),
@@ -168,14 +179,12 @@ pub(crate) fn timers(
 pub(crate) fn add(core: &Entered<Core>, set: usize, way: usize, tag: u32, last: bool) {
     let index = set * core.ways() + way;
     let part = core.part(tag);
-    let fits = core.lanes[index].with(|lane| {
-        let fits = lane.counters.queue(&part);
-        if fits {
-            lane.queue.push(&core.links, tag);
-        }
-        fits
+    let class = core.lanes[index].with(|lane| {
+        let class = lane.counters.queue(&part)?;
+        lane.queue(class).push(&core.links, tag);
+        Some(class)
     });
-    if !fits {
+    if class.is_none() {
         return Core::finish(core, tag, Status::Invalid);
     }
     pump(core, index, Event::Arrival { last });
@@ -237,7 +246,8 @@ fn pump(core: &Entered<Core>, index: usize, mut event: Event) {
 /// Moves requests from the queue of a lane to a batch, if it is time to; the index of the batch.
 fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<usize> {
     core.lanes[index].with(|lane| {
-        let count = usize::from(lane.counters.decide(event)?).min(MAX_BATCH);
+        let take = lane.counters.decide(event)?;
+        let count = usize::from(take.requests).min(MAX_BATCH);
         if lane.free == 0 {
             return None;
         }
@@ -246,17 +256,18 @@ fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<usize> {
         let batch = index * BATCHES + slot;
         core.batches[batch].with(|b| {
             b.len = 0;
+            b.class = take.class;
             b.failure = None;
             while b.len < count {
-                let Some(tag) = lane.queue.pop(&core.links) else {
+                let Some(tag) = lane.queue(take.class).pop(&core.links) else {
                     break;
                 };
                 b.tags[b.len] = tag;
                 b.len += 1;
             }
         });
-        let rest = lane.queue.iter(&core.links).map(|tag| core.part(tag));
-        lane.counters.sent(now_ns(), rest);
+        let rest = lane.small.iter(&core.links).map(|tag| core.part(tag));
+        lane.counters.sent(now_ns(), take.class, rest);
         Some(batch)
     })
 }
@@ -353,29 +364,28 @@ impl Confirm for Sent {
             .err()
             .map(|errno| (leg, Status::from_errno(i32::from(errno.number()))));
         put_back(&core, message);
-        if settle(&core, batch, failure) {
+        if let Some(event) = settle(&core, batch, failure) {
             // What gathered meanwhile leaves together.
-            pump(&core, batch / BATCHES, Event::Completion);
+            pump(&core, batch / BATCHES, event);
         }
     }
 }
 
-/// One message of a batch is over, or the sending of all; the last one ends the batch: `true`.
-fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) -> bool {
+/// One message of a batch is over, or the sending of all; the last one ends the batch, which is an event for its lane.
+fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) -> Option<Event> {
     let over = core.batches[batch].with(|b| {
         b.failure = b.failure.or(failure);
         b.pending -= 1;
-        (b.pending == 0).then_some((b.tags, b.len, b.failure))
+        (b.pending == 0).then_some((b.tags, b.len, b.class, b.failure))
     });
-    let Some((tags, len, failure)) = over else {
-        return false;
-    };
-    let wait = core.lanes[batch / BATCHES].with(|lane| {
+    let (tags, len, class, failure) = over?;
+    let (event, wait) = core.lanes[batch / BATCHES].with(|lane| {
         lane.free |= 1 << (batch % BATCHES);
         // At most MAX_BATCH.
-        let wait = lane.counters.completed(now_ns(), len as u16)?;
+        let (event, wait) = lane.counters.completed(now_ns(), class, len as u16);
         // A timer that is set for an earlier wait finds out by itself.
-        (!core::mem::replace(&mut lane.timed, true)).then_some(wait)
+        let wait = wait.filter(|_| !core::mem::replace(&mut lane.timed, true));
+        (event, wait)
     });
     if let Some(ns) = wait {
         core.timers[batch / BATCHES].set(ns);
@@ -394,5 +404,5 @@ fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) 
             }
         }
     }
-    true
+    Some(event)
 }
