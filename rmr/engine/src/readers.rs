@@ -69,13 +69,18 @@ impl Policy {
         let chosen = match self {
             Self::Preferred(id) if candidates.contains(id) => return Some(id),
             Self::LeastInflight => {
-                let least = candidates
-                    .iter()
-                    .min_by_key(|id| (in_flight(*id), order(id)))?;
-                MemberId::new(*turn)
-                    .filter(|last| candidates.contains(*last))
-                    .filter(|last| in_flight(*last) <= in_flight(least).saturating_add(1))
-                    .unwrap_or(least)
+                // Asks once about each.
+                let mut last = None;
+                let loads = candidates.iter().map(|id| {
+                    let load = in_flight(id);
+                    if id.get() == *turn {
+                        last = Some((load, id));
+                    }
+                    (load, id)
+                });
+                let (least, next) = loads.min_by_key(|(load, id)| (*load, order(id)))?;
+                last.filter(|(load, _)| *load <= least.saturating_add(1))
+                    .map_or(next, |(_, id)| id)
             }
             _ => candidates.iter().min_by_key(order)?,
         };

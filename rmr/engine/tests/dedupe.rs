@@ -77,15 +77,20 @@ proptest! {
             match step {
                 Step::Begin { seq, watermark } => {
                     token += 1;
-                    known = known.max(watermark);
+                    // A message whose number is out of the window changes nothing, the watermark included.
+                    let claimed = known.max(watermark);
+                    let outside = seq > claimed + size;
+                    if !outside {
+                        known = claimed;
+                    }
                     let blocked = running(&model)
                         .iter()
                         .any(|s| *s < seq && s % size == seq % size);
                     let verdict = real.begin(Seq(seq), Seq(watermark), token);
-                    let expected = if seq <= known {
-                        Verdict::Refuse(Status::BelowWatermark)
-                    } else if seq > known + size {
+                    let expected = if outside {
                         Verdict::Refuse(Status::OutOfWindow)
+                    } else if seq <= known {
+                        Verdict::Refuse(Status::BelowWatermark)
                     } else {
                         match model.get_mut(&seq) {
                             Some(What::Running(joined)) if joined.len() < MAX_JOINERS => {
@@ -153,6 +158,21 @@ proptest! {
         prop_assert!(!real.finish::<u32>(Seq(0), Status::Ok, |_| ()));
         prop_assert!(!real.finish::<u32>(Seq(u64::MAX), Status::Ok, |_| ()));
     }
+}
+
+#[test]
+fn a_refused_message_changes_nothing() {
+    let real = table(4);
+    assert_eq!(
+        real.begin(Seq(100), Seq(50), 0),
+        Verdict::Refuse(Status::OutOfWindow)
+    );
+    assert_eq!(
+        real.begin(Seq(u64::MAX), Seq(u64::MAX - 1), 0),
+        Verdict::Refuse(Status::OutOfWindow)
+    );
+    assert_eq!(real.watermark(), Seq(0));
+    assert_eq!(real.begin(Seq(1), Seq(0), 0), Verdict::Execute);
 }
 
 #[test]

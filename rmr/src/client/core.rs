@@ -16,6 +16,7 @@ use super::exception::Exceptions;
 use super::lane;
 use super::lane::Batch;
 use super::lane::Lane;
+use super::lane::Set;
 use super::session::Session;
 use super::tags::Links;
 use super::tags::TagList;
@@ -128,8 +129,8 @@ pub(crate) struct Core {
     pub(crate) max_io: u32,
     /// The receivers, in the order of their member ids.
     pub(crate) legs: KVec<Leg>,
-    /// Sets of lanes, one for each CPU. Beyond them, there is one for single requests.
-    pub(crate) sets: usize,
+    /// Sets of lanes: one for each CPU, and the last one for single requests.
+    pub(crate) sets: KVVec<Set>,
     pub(crate) lanes: IrqLocks<Lane>,
     /// One for each lane.
     pub(crate) timers: KVVec<Timer<Exceptions>>,
@@ -224,7 +225,12 @@ impl Core {
 
     /// The set of lanes of a consumer's queue.
     pub(crate) fn set(&self, queue: u32) -> usize {
-        (queue as usize).checked_rem(self.sets).unwrap_or(0)
+        (queue as usize).checked_rem(self.singles()).unwrap_or(0)
+    }
+
+    /// The set of lanes for single requests.
+    fn singles(&self) -> usize {
+        self.sets.len().saturating_sub(1)
     }
 
     /// Ways of this configuration, see [`lane`].
@@ -252,7 +258,7 @@ impl Core {
         }
         let route = this.with_request(tag, |request| {
             let set = if request.alone {
-                this.sets
+                this.singles()
             } else {
                 request.set
             };
@@ -281,14 +287,14 @@ impl Core {
         let policy = Policy::from_bits(self.policy.load(Relaxed));
         let candidates = self.config.in_sync.minus(tried);
         let first = set * self.ways();
-        let turn = self.lanes[first].with(|lane| lane.turn);
-        let mut next = turn;
-        let member = policy.pick(candidates, &mut next, |member| {
+        let cursor = &self.sets[set].turn;
+        let mut turn = cursor.load(Relaxed);
+        let member = policy.pick(candidates, &mut turn, |member| {
             self.place(member).map_or(u32::MAX, |leg| {
                 self.lanes[first + 1 + leg].with(|lane| lane.load())
             })
         })?;
-        self.lanes[first].with(|lane| lane.turn = next);
+        cursor.store(turn, Relaxed);
         self.place(member)
     }
 

@@ -16,6 +16,8 @@ use super::exception;
 use super::exception::Exceptions;
 use super::tags::TagList;
 use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use rmr_engine::anticipation::Expiry;
 use rmr_engine::lane;
@@ -57,10 +59,6 @@ pub(crate) struct Lane {
     stalled: u32,
     /// The timer of the lane is set.
     timed: bool,
-    /// Requests that said that more follow may be queued in this set; used in the lanes of way 0 only.
-    plugged: bool,
-    /// Cursor of the read policy; used in the lanes of way 0 only.
-    pub(crate) turn: u32,
 }
 
 impl Lane {
@@ -72,8 +70,6 @@ impl Lane {
             free: (1 << BATCHES) - 1,
             stalled: 0,
             timed: false,
-            plugged: false,
-            turn: 0,
         }
     }
 
@@ -90,6 +86,25 @@ impl Lane {
     }
 }
 
+/// What the lanes of a set have in common. On a cache line of its own, since it is written for each request.
+#[repr(align(64))]
+pub(crate) struct Set {
+    /// Requests that said that more follow may be queued.
+    plugged: Atomic<bool>,
+    /// Cursor of the read policy.
+    pub(crate) turn: Atomic<u32>,
+}
+
+impl Set {
+    /// Nothing is queued.
+    pub(crate) fn new() -> Self {
+        Self {
+            plugged: Atomic::new(false),
+            turn: Atomic::new(0),
+        }
+    }
+}
+
 /// What the confirmation of a message needs to know.
 pub(crate) struct Sent {
     /// Keeps the data path alive while the message is on its way.
@@ -103,7 +118,7 @@ pub(crate) struct Batch {
     tags: [u32; MAX_BATCH],
     len: usize,
     class: Class,
-    /// Messages not confirmed, plus one while they are being sent.
+    /// Messages not confirmed, and not yet sent.
     pending: u32,
     /// The first message that failed: to which leg, and how.
     failure: Option<(usize, Status)>,
@@ -188,9 +203,13 @@ pub(crate) fn add(core: &Entered<Core>, set: usize, way: usize, tag: u32, last: 
         return Core::finish(core, tag, Status::Invalid);
     }
     pump(core, index, Event::Arrival { last });
-    // The end of a plug is the end for all lanes that its requests went to.
-    let all = &core.lanes[set * core.ways() + ALL];
-    if all.with(|lane| core::mem::replace(&mut lane.plugged, !last)) && last {
+    // The end of a plug is the end for all lanes that its requests went to. Relaxed will do: whoever sees the flag set
+    // takes the lanes' locks after that, and so finds what was queued before it was set.
+    let plugged = &core.sets[set].plugged;
+    if !last {
+        plugged.store(true, Relaxed);
+    } else if plugged.load(Relaxed) {
+        plugged.store(false, Relaxed);
         kick(core, set);
     }
 }
@@ -210,6 +229,10 @@ pub(crate) fn retry_stalled(core: &Entered<Core>) -> bool {
         let stalled = core.lanes[index].with(|lane| core::mem::take(&mut lane.stalled));
         for slot in (0..BATCHES).filter(|slot| stalled & 1 << slot != 0) {
             some |= !send(core, index * BATCHES + slot);
+        }
+        if stalled != 0 {
+            // If nothing could be sent, no completion will ask.
+            pump(core, index, Event::Kick);
         }
     }
     some
@@ -235,16 +258,20 @@ fn expired(exceptions: &Arc<Exceptions>, index: usize) -> Option<u64> {
 
 /// Sends what the engine wants sent from a lane.
 fn pump(core: &Entered<Core>, index: usize, mut event: Event) {
-    while let Some(batch) = gather(core, index, event) {
+    while let Some((batch, more)) = gather(core, index, event) {
         if !send(core, batch) {
             exception::stalled(core);
+        }
+        if !more {
+            break;
         }
         event = Event::Kick;
     }
 }
 
-/// Moves requests from the queue of a lane to a batch, if it is time to; the index of the batch.
-fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<usize> {
+/// Moves requests from the queues of a lane to a batch, if it is time to; the index of the batch, and whether something
+/// is still queued.
+fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<(usize, bool)> {
     core.lanes[index].with(|lane| {
         let take = lane.counters.decide(event)?;
         let count = usize::from(take.requests).min(MAX_BATCH);
@@ -268,7 +295,7 @@ fn gather(core: &Entered<Core>, index: usize, event: Event) -> Option<usize> {
         });
         let rest = lane.small.iter(&core.links).map(|tag| core.part(tag));
         lane.counters.sent(now_ns(), take.class, rest);
-        Some(batch)
+        Some((batch, lane.counters.queued() > 0))
     })
 }
 
@@ -288,8 +315,12 @@ fn send(core: &Entered<Core>, batch: usize) -> bool {
             return false;
         }
     }
+    let mut parked = [const { None::<KBox<Message<Sent>>> }; MAX_MEMBERS];
     let (tags, len) = core.batches[batch].with(|b| {
-        b.pending = 1 + legs.len() as u32;
+        b.pending = legs.len() as u32;
+        for (message, place) in parked.iter_mut().zip(&mut b.messages) {
+            *message = place.take();
+        }
         (b.tags, b.len)
     });
     let tags = &tags[..len];
@@ -309,47 +340,28 @@ fn send(core: &Entered<Core>, batch: usize) -> bool {
     for &tag in tags {
         core.with_request(tag, |request| encoder.push(&request.wire()));
     }
-    for (place, leg) in legs.clone().enumerate() {
-        let message = core.batches[batch].with(|b| b.messages[place].take());
-        let failed = match (message, permits[place].take()) {
-            (Some(mut message), Some(permit)) => {
-                message.clear();
-                for &tag in tags {
-                    core.with_request(tag, |r| r.data.map(|data| message.push_data(&data)));
-                }
-                message.ctx_mut().core = Some(core.again());
-                match encoder.finish::<KernelCrc>(&core.header(leg)) {
-                    Ok(header) => match core.legs[leg].session.send(permit, message, dir, header) {
-                        Ok(()) => None,
-                        Err(refused) => {
-                            put_back(core, refused.message);
-                            Some(Status::Disconnected)
-                        }
-                    },
-                    Err(_) => {
-                        put_back(core, message);
-                        Some(Status::Invalid)
-                    }
-                }
-            }
-            _ => Some(Status::Disconnected),
+    // After the last message the batch may be over, and be somebody else's.
+    for (place, leg) in legs.enumerate() {
+        let (Some(permit), Some(mut message)) = (permits[place].take(), parked[place].take())
+        else {
+            settle(core, batch, Some((leg, Status::Disconnected)), None);
+            continue;
         };
-        if let Some(status) = failed {
-            settle(core, batch, Some((leg, status)));
+        message.clear();
+        for &tag in tags {
+            core.with_request(tag, |r| r.data.map(|data| message.push_data(&data)));
         }
+        message.ctx_mut().core = Some(core.again());
+        let (status, message) = match encoder.finish::<KernelCrc>(&core.header(leg)) {
+            Ok(header) => match core.legs[leg].session.send(permit, message, dir, header) {
+                Ok(()) => continue,
+                Err(refused) => (Status::Disconnected, refused.message),
+            },
+            Err(_) => (Status::Invalid, message),
+        };
+        settle(core, batch, Some((leg, status)), Some(message));
     }
-    settle(core, batch, None);
     true
-}
-
-/// Parks a message that is not on its way any more.
-fn put_back(core: &Core, mut message: KBox<Message<Sent>>) {
-    message.ctx_mut().core = None;
-    let (batch, leg) = (message.ctx().batch as usize, message.ctx().leg as usize);
-    core.batches[batch].with(|b| {
-        let place = if b.messages.len() == 1 { 0 } else { leg };
-        b.messages[place] = Some(message);
-    });
 }
 
 impl Confirm for Sent {
@@ -363,17 +375,32 @@ impl Confirm for Sent {
         let failure = result
             .err()
             .map(|errno| (leg, Status::from_errno(i32::from(errno.number()))));
-        put_back(&core, message);
-        if let Some(event) = settle(&core, batch, failure) {
+        if let Some(event) = settle(&core, batch, failure, Some(message)) {
             // What gathered meanwhile leaves together.
             pump(&core, batch / BATCHES, event);
         }
     }
 }
 
-/// One message of a batch is over, or the sending of all; the last one ends the batch, which is an event for its lane.
-fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) -> Option<Event> {
+/// A message of a batch is over, and is parked. The last one ends the batch: then the event for its lane, if something
+/// is queued there.
+fn settle(
+    core: &Entered<Core>,
+    batch: usize,
+    failure: Option<(usize, Status)>,
+    mut message: Option<KBox<Message<Sent>>>,
+) -> Option<Event> {
+    if let Some(message) = &mut message {
+        message.ctx_mut().core = None;
+    }
     let over = core.batches[batch].with(|b| {
+        if let Some(message) = message.take() {
+            let place = match b.messages.len() {
+                1 => 0,
+                _ => message.ctx().leg as usize,
+            };
+            b.messages[place] = Some(message);
+        }
         b.failure = b.failure.or(failure);
         b.pending -= 1;
         (b.pending == 0).then_some((b.tags, b.len, b.class, b.failure))
@@ -385,7 +412,7 @@ fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) 
         let (event, wait) = lane.counters.completed(now_ns(), class, len as u16);
         // A timer that is set for an earlier wait finds out by itself.
         let wait = wait.filter(|_| !core::mem::replace(&mut lane.timed, true));
-        (event, wait)
+        ((lane.counters.queued() > 0).then_some(event), wait)
     });
     if let Some(ns) = wait {
         core.timers[batch / BATCHES].set(ns);
@@ -404,5 +431,5 @@ fn settle(core: &Entered<Core>, batch: usize, failure: Option<(usize, Status)>) 
             }
         }
     }
-    Some(event)
+    event
 }

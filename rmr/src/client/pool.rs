@@ -20,6 +20,7 @@ use super::core::Leg;
 use super::core::Request;
 use super::exception::Exceptions;
 use super::lane;
+use super::lane::Set;
 use super::registry::Registry;
 use super::session::Session;
 use super::sysfs;
@@ -558,15 +559,15 @@ impl Pool {
                 GFP_KERNEL,
             )?;
         }
-        let sets = rmr_sys::percpu::cpus() as usize;
+        let cpus = rmr_sys::percpu::cpus() as usize;
         let caps = Caps {
             requests: MAX_BATCH as u16,
             data: attached.limits.max_io,
             segments: attached.limits.max_segments,
             in_flight: rmr_engine::lane::IN_FLIGHT,
         };
-        let (lanes, batches) = lane::build(sets, legs.len(), caps)?;
-        let shards = new_irq_locks!(sets * SHARDS_PER_CPU, |_| Shard::new())?;
+        let (lanes, batches) = lane::build(cpus, legs.len(), caps)?;
+        let shards = new_irq_locks!(cpus * SHARDS_PER_CPU, |_| Shard::new())?;
         exceptions.core.publish(Core {
             pool: attached.pool,
             config: attached.config.clone(),
@@ -574,7 +575,7 @@ impl Pool {
             logical_block: attached.limits.limits.logical_block,
             max_io: attached.limits.max_io,
             legs,
-            sets,
+            sets: table(cpus + 1, Set::new)?,
             timers: lane::timers(lanes.len(), exceptions)?,
             lanes,
             batches,
