@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The disk of a member: metadata as bytes, data as one value for each sector, behind one volatile cache.
+//!
+//! What is under way is kept here, so that a crash can leave any part of it done. Which access fails is decided when it
+//! is done.
+//!
+//! Not here: how long an access takes, and who waits for it (`world`).
+
+use crate::cache::Cache;
+use crate::random::Random;
+use rmr_proto::Status;
+use rmr_proto::RECORD_BYTES;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
+
+/// Content of a sector of metadata; `None` is all zero.
+type Bytes = Option<Rc<[u8; 512]>>;
+
+/// A record of metadata, 4 KiB.
+pub type Record = [u8; RECORD_BYTES];
+
+/// An access to a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read data: the first sector and how many.
+    Read(u64, u64),
+    /// Write data at a sector; stable when done if so.
+    Write(u64, Rc<[u64]>, bool),
+    /// Make stable all that was done before.
+    Flush,
+    /// Write a record of metadata at an offset of the device, stable when done.
+    Meta(u64, Box<Record>),
+}
+
+/// What is wrong with a disk at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// Nothing.
+    No,
+    /// The access fails, nothing is done.
+    Fail,
+    /// The access is acknowledged, nothing is done.
+    Lost,
+    /// The access is acknowledged, and done at another place of the metadata.
+    Misdirected(u64),
+}
+
+/// What came of an access.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// How it ended.
+    pub status: Status,
+    /// What was read.
+    pub values: Vec<u64>,
+    /// Sectors of data whose visible content may have changed.
+    pub changed: Vec<u64>,
+    /// Those of them that went back to what they held before.
+    pub lost: Vec<u64>,
+}
+
+/// A disk.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    data: Cache<u64>,
+    meta: Cache<Bytes>,
+    volatile: bool,
+    under_way: BTreeMap<u64, (Access, u64, u64)>,
+    next: u64,
+    /// Sectors of data that cannot be read until they are written.
+    unreadable: BTreeSet<u64>,
+    /// Sectors of data that cannot be written.
+    unwritable: BTreeSet<u64>,
+    /// Records of which one copy is damaged, by the place of the copy.
+    damaged: BTreeSet<u64>,
+}
+
+impl Disk {
+    /// An empty disk, with a volatile cache or without.
+    pub fn new(volatile: bool) -> Disk {
+        Disk {
+            data: Cache::new(),
+            meta: Cache::new(),
+            volatile,
+            under_way: BTreeMap::new(),
+            next: 0,
+            unreadable: BTreeSet::new(),
+            unwritable: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    /// Whether it has a volatile cache.
+    pub fn is_volatile(&self) -> bool {
+        self.volatile
+    }
+
+    /// Begins an access; returns its number.
+    pub fn begin(&mut self, access: Access) -> u64 {
+        self.next += 1;
+        let marks = (self.data.mark(), self.meta.mark());
+        self.under_way.insert(self.next, (access, marks.0, marks.1));
+        self.next
+    }
+
+    /// The access, if it is still under way.
+    pub fn access(&self, number: u64) -> Option<&Access> {
+        self.under_way.get(&number).map(|(access, ..)| access)
+    }
+
+    /// Ends an access. `None` if it is not under way any more.
+    pub fn end(&mut self, number: u64, failing: Failing, random: &mut Random) -> Option<Done> {
+        let (access, data_mark, meta_mark) = self.under_way.remove(&number)?;
+        let mut done = Done::default();
+        match access {
+            Access::Read(sector, count) => {
+                let mut range = sector..sector + count;
+                if failing == Failing::Fail {
+                    self.unreadable.insert(sector + random.below(count));
+                }
+                if self.unreadable.range(range.clone()).next().is_some() {
+                    done.status = Status::Medium;
+                } else {
+                    done.values = range
+                        .by_ref()
+                        .map(|sector| self.data.read(sector))
+                        .collect();
+                }
+            }
+            Access::Write(sector, values, fua) => {
+                let range = sector..sector + values.len() as u64;
+                let bad = self.unwritable.range(range).next().is_some();
+                if bad || failing == Failing::Fail {
+                    done.status = Status::Medium;
+                }
+                // Of a write that fails, any part is done.
+                let part = done.status != Status::Ok;
+                for (sector, &value) in (sector..).zip(values.iter()) {
+                    if part && random.chance(1, 2) {
+                        continue;
+                    }
+                    self.data.write(sector, value, fua || !self.volatile);
+                    self.unreadable.remove(&sector);
+                    done.changed.push(sector);
+                }
+            }
+            Access::Flush if failing == Failing::Fail => {
+                done.status = Status::Io;
+                done.lost = self.lose(random);
+                done.changed.clone_from(&done.lost);
+            }
+            Access::Flush => {
+                self.data.flushed(data_mark);
+                self.meta.flushed(meta_mark);
+            }
+            Access::Meta(offset, record) => match failing {
+                Failing::No => self.put(offset, &record, 0),
+                Failing::Fail => {
+                    // Any part of it may have been done.
+                    self.put(offset, &record, random.next() as u8);
+                    done.status = Status::Io;
+                }
+                Failing::Lost => {
+                    self.damaged.insert(offset);
+                }
+                Failing::Misdirected(elsewhere) => {
+                    self.damaged.extend([offset, elsewhere]);
+                    self.put_silently(elsewhere, &record, 0);
+                }
+            },
+        }
+        Some(done)
+    }
+
+    /// The host is gone, or the disk was reset: of what is under way, any part is done. With `power` lost, so is
+    /// what is not stable. Returns what changed.
+    pub fn crash(&mut self, power: bool, random: &mut Random) -> Done {
+        let mut done = Done::default();
+        for (_, (access, ..)) in std::mem::take(&mut self.under_way) {
+            match access {
+                Access::Write(sector, values, _) => {
+                    let part = random.below(5) * 25;
+                    for (sector, &value) in (sector..).zip(values.iter()) {
+                        if random.chance(part, 100) {
+                            let stable = !self.volatile || random.chance(1, 4);
+                            self.data.write(sector, value, stable);
+                            self.unreadable.remove(&sector);
+                            done.changed.push(sector);
+                        }
+                    }
+                }
+                Access::Meta(offset, record) => {
+                    let skip = match random.below(3) {
+                        0 => 0xff,
+                        1 => 0,
+                        _ => random.next() as u8,
+                    };
+                    self.put(offset, &record, skip);
+                }
+                Access::Read(..) | Access::Flush => {}
+            }
+        }
+        if power {
+            done.lost = self.lose(random);
+            done.changed.extend(&done.lost);
+        }
+        done
+    }
+
+    /// What a sector of data holds.
+    pub fn value(&self, sector: u64) -> u64 {
+        self.data.read(sector)
+    }
+
+    /// The sectors of data that hold something.
+    pub fn values(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.data.sectors().map(|(sector, &value)| (sector, value))
+    }
+
+    /// Reads a record of metadata.
+    pub fn record(&self, offset: u64) -> Record {
+        let mut record = [0; RECORD_BYTES];
+        for (sector, bytes) in (offset / SECTOR..).zip(record.chunks_exact_mut(512)) {
+            if let Some(content) = self.meta.read(sector) {
+                bytes.copy_from_slice(&content[..]);
+            }
+        }
+        record
+    }
+
+    /// Writes a record at once: for the creation of a store.
+    pub fn create(&mut self, offset: u64, record: &Record) {
+        self.put(offset, record, 0);
+    }
+
+    /// Whether a copy at this offset was damaged and not written since.
+    pub fn is_damaged(&self, offset: u64) -> bool {
+        self.damaged.contains(&offset)
+    }
+
+    /// Makes a copy of a record unreadable.
+    pub fn rot(&mut self, offset: u64, random: &mut Random) {
+        let mut record = self.record(offset);
+        let place = random.below(RECORD_BYTES as u64) as usize;
+        record[place] ^= 1 << random.below(8);
+        self.put_silently(offset, &record, 0);
+        self.damaged.insert(offset);
+    }
+
+    /// From now on these sectors of data cannot be written.
+    pub fn break_sectors(&mut self, sectors: impl IntoIterator<Item = u64>) {
+        self.unwritable.extend(sectors);
+    }
+
+    /// Every sector can be written, and read once it is; with `all`, read at once.
+    pub fn heal(&mut self, all: bool) {
+        self.unwritable.clear();
+        if all {
+            self.unreadable.clear();
+        }
+    }
+
+    /// Puts a record; `skip` has a bit for each sector that is not written.
+    fn put(&mut self, offset: u64, record: &Record, skip: u8) {
+        if skip == 0 {
+            self.damaged.remove(&offset);
+        }
+        self.put_silently(offset, record, skip);
+    }
+
+    fn put_silently(&mut self, offset: u64, record: &Record, skip: u8) {
+        let sectors = (offset / SECTOR..).zip(record.chunks_exact(512));
+        for (place, (sector, bytes)) in sectors.enumerate() {
+            if skip & 1 << place != 0 {
+                continue;
+            }
+            let content = <[u8; 512]>::try_from(bytes)
+                .ok()
+                .filter(|bytes| bytes.iter().any(|&byte| byte != 0))
+                .map(Rc::new);
+            self.meta.write(sector, content, true);
+        }
+    }
+
+    fn lose(&mut self, random: &mut Random) -> Vec<u64> {
+        self.meta.lose(random);
+        let lost = self.data.lose(random);
+        lost.into_iter().map(|(sector, _)| sector).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Purpose;
+
+    #[test]
+    fn data() {
+        let random = &mut Random::new(1, Purpose::Disk);
+        let mut disk = Disk::new(true);
+        let write = disk.begin(Access::Write(8, [5, 6].into(), false));
+        assert_eq!(disk.value(8), 0);
+        assert_eq!(
+            disk.end(write, Failing::No, random)
+                .map(|done| done.changed),
+            Some(vec![8, 9])
+        );
+        let read = disk.begin(Access::Read(7, 4));
+        let done = disk.end(read, Failing::No, random);
+        assert_eq!(done.map(|done| done.values), Some(vec![0, 5, 6, 0]));
+        let flush = disk.begin(Access::Flush);
+        assert!(disk.end(flush, Failing::No, random).is_some());
+        assert!(disk.end(flush, Failing::No, random).is_none());
+        assert!(disk.crash(true, random).lost.is_empty());
+        assert_eq!(disk.values().collect::<Vec<_>>(), [(8, 5), (9, 6)]);
+    }
+
+    #[test]
+    fn medium_errors() {
+        let random = &mut Random::new(1, Purpose::Disk);
+        let mut disk = Disk::new(false);
+        let read = disk.begin(Access::Read(0, 1));
+        assert_eq!(
+            disk.end(read, Failing::Fail, random)
+                .map(|done| done.status),
+            Some(Status::Medium)
+        );
+        let read = disk.begin(Access::Read(0, 2));
+        assert_eq!(
+            disk.end(read, Failing::No, random).map(|done| done.status),
+            Some(Status::Medium)
+        );
+        let write = disk.begin(Access::Write(0, [1].into(), false));
+        disk.end(write, Failing::No, random);
+        let read = disk.begin(Access::Read(0, 2));
+        assert_eq!(
+            disk.end(read, Failing::No, random).map(|done| done.values),
+            Some(vec![1, 0])
+        );
+    }
+
+    #[test]
+    fn metadata() {
+        let random = &mut Random::new(1, Purpose::Disk);
+        let mut disk = Disk::new(true);
+        let record = [7; RECORD_BYTES];
+        let meta = |disk: &mut Disk, failing, random: &mut Random| {
+            let write = disk.begin(Access::Meta(4096, Box::new(record)));
+            disk.end(write, failing, random).map(|done| done.status)
+        };
+        assert_eq!(meta(&mut disk, Failing::Lost, random), Some(Status::Ok));
+        assert_eq!(disk.record(4096), [0; RECORD_BYTES]);
+        assert!(disk.is_damaged(4096));
+        assert_eq!(meta(&mut disk, Failing::No, random), Some(Status::Ok));
+        assert!(!disk.is_damaged(4096));
+        disk.crash(true, random);
+        assert_eq!(disk.record(4096), record);
+        disk.rot(4096, random);
+        assert_ne!(disk.record(4096), record);
+    }
+}

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is drawn for a run before it begins: the world, the workload, and which faults happen when.
+//!
+//! Faults that hit a moment are a list, so that shrinking can leave out each by itself; faults that hit
+//! messages and disk accesses at random are rates. A run is thus given by its seed and a [`Cut`].
+
+use crate::faults::Kind;
+use crate::faults::Kinds;
+use crate::queue::Nanos;
+use crate::random::Purpose;
+use crate::random::Random;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Nanoseconds of a microsecond.
+pub const US: Nanos = 1000;
+/// Nanoseconds of a millisecond.
+pub const MS: Nanos = 1000 * US;
+/// Nanoseconds of a second.
+pub const SECOND: Nanos = 1000 * MS;
+
+/// A fault that hits at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Its place in the list of the whole plan.
+    pub place: usize,
+    /// When.
+    pub at: Nanos,
+    /// What.
+    pub kind: Kind,
+    /// For how long, where it lasts.
+    pub span: Nanos,
+    /// Whom and how, drawn here so that it is the same whatever else is left out.
+    pub dice: u64,
+}
+
+/// Faults that hit each message or access with a probability, in millionths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// Messages and answers that are lost.
+    pub loss: u32,
+    /// Messages that take long.
+    pub delay: u32,
+    /// Messages that arrive twice.
+    pub duplicate: u32,
+    /// Messages whose path fails over.
+    pub failover: u32,
+    /// Metadata writes that fail.
+    pub meta_fail: u32,
+    /// Metadata writes that are not done.
+    pub meta_lost: u32,
+    /// Metadata writes that go elsewhere.
+    pub meta_misdirected: u32,
+    /// Data reads that find a bad block.
+    pub read_medium: u32,
+    /// Data writes that fail.
+    pub write_medium: u32,
+    /// Flushes that fail.
+    pub flush_fail: u32,
+    /// Allocations that fail.
+    pub no_memory: u32,
+}
+
+/// The workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Requests in all.
+    pub ops: u32,
+    /// Requests at once.
+    pub depth: u32,
+    /// Sectors around which most requests are.
+    pub spots: u32,
+    /// Sectors of a spot.
+    pub spread: u64,
+    /// Longest request in sectors.
+    pub longest: u64,
+    /// Reads of 100 requests.
+    pub reads: u64,
+    /// Flushes of 100 requests.
+    pub flushes: u64,
+    /// Writes of 100 that are FUA.
+    pub fua: u64,
+    /// Writes of 100 that write zeroes.
+    pub zeroes: u64,
+    /// Pauses between requests, at most.
+    pub pause: Nanos,
+    /// Idle times in 1000 requests, of a second and more.
+    pub idle: u64,
+}
+
+/// The world of a run, and what happens in it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed all is drawn from.
+    pub seed: u64,
+    /// Members of the pool at its creation.
+    pub members: u8,
+    /// Whether `quorum=majority`.
+    pub quorum: bool,
+    /// Size of the volume in bytes.
+    pub size: u64,
+    /// Binary logarithm of the chunk size in bytes.
+    pub chunk_shift: u8,
+    /// Extents the activity log of a member holds.
+    pub log_extents: u32,
+    /// Whether the disk of a member has a volatile cache, by member.
+    pub volatile: Vec<bool>,
+    /// The pool's `io_timeout`.
+    pub io_timeout: Nanos,
+    /// Whether IO fails at once when there is no data; else it is held.
+    pub fail_without_data: bool,
+    /// What a message takes at least.
+    pub latency: Nanos,
+    /// What an access to a disk takes at least.
+    pub access: Nanos,
+    /// After how long a transport without answer breaks the session.
+    pub heartbeat: Nanos,
+    /// The workload.
+    pub work: Work,
+    /// Random faults.
+    pub rates: Rates,
+    /// Faults at their times, in order.
+    pub faults: Vec<Planned>,
+    /// When everything is healed.
+    pub heal: Nanos,
+    /// Kinds that were drawn for this run.
+    pub kinds: Kinds,
+}
+
+/// What is left out of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Kinds of faults.
+    pub without: Kinds,
+    /// Planned faults, by their place in the list.
+    pub faults: BTreeSet<usize>,
+    /// Requests of the workload from this one on.
+    pub ops: Option<u32>,
+}
+
+impl fmt::Display for Cut {
+    /// As arguments of the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.without != Kinds::NONE {
+            write!(f, " --without {}", self.without)?;
+        }
+        if !self.faults.is_empty() {
+            let list: Vec<String> = self.faults.iter().map(usize::to_string).collect();
+            write!(f, " --skip {}", list.join(","))?;
+        }
+        if let Some(ops) = self.ops {
+            write!(f, " --ops {ops}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Draws the plan of a seed. Of `allowed`, a random subset of kinds hits.
+    pub fn draw(seed: u64, allowed: Kinds, cut: &Cut) -> Plan {
+        let mut random = Random::new(seed, Purpose::Plan);
+        let random = &mut random;
+        let members = match random.below(10) {
+            0..=3 => 2,
+            4..=7 => 3,
+            8 => 4,
+            _ => 5,
+        };
+        let chunk_shift = random.between(14, 17) as u8;
+        let log_extents = random.scaled(4, 64) as u32;
+        let extents = random.scaled(2, 32);
+        let heal = random.scaled(4, 60) * SECOND;
+        let quorum = random.chance(1, 4);
+        let size = (extents << 22) + random.below(2) * 4096 * random.between(1, 1000);
+        let caches = random.below(4);
+        let volatile = (0..8).map(|_| caches > 0 && random.chance(4, 5)).collect();
+        let io_timeout = random.scaled(1, 10) * SECOND;
+        let fail_without_data = random.chance(1, 4);
+        let latency = random.scaled(5, 500) * US;
+        let access = random.scaled(5, 2000) * US;
+        let heartbeat = random.scaled(200, 5000) * MS;
+        let work = Plan::draw_work(random, heal);
+        // Each kind is drawn whether it is allowed or not, so that the others stay the same.
+        let calm = random.chance(1, 12);
+        let share = random.scaled(1, 8);
+        let drawn: Kinds = Kind::ALL
+            .iter()
+            .copied()
+            .filter(|_| random.chance(share, 12) && !calm)
+            .collect();
+        let kinds: Kinds = drawn
+            .iter()
+            .filter(|&kind| allowed.contains(kind) && !cut.without.contains(kind))
+            .collect();
+        let rates = Plan::draw_rates(random, kinds);
+        let mut faults = Plan::draw_faults(random, drawn, heal, share);
+        faults.retain(|fault| kinds.contains(fault.kind) && !cut.faults.contains(&fault.place));
+        let mut plan = Plan {
+            seed,
+            members,
+            quorum,
+            size,
+            chunk_shift,
+            log_extents,
+            volatile,
+            io_timeout,
+            fail_without_data,
+            latency,
+            access,
+            heartbeat,
+            work,
+            rates,
+            faults,
+            heal,
+            kinds,
+        };
+        if let Some(ops) = cut.ops {
+            plan.work.ops = plan.work.ops.min(ops);
+        }
+        plan
+    }
+
+    fn draw_work(random: &mut Random, heal: Nanos) -> Work {
+        let ops = random.scaled(50, 3000);
+        let average = heal / ops;
+        Work {
+            ops: ops as u32,
+            depth: random.scaled(1, 32) as u32,
+            spots: random.scaled(1, 12) as u32,
+            spread: random.scaled(8, 4096),
+            longest: random.scaled(1, 512),
+            reads: random.between(10, 60),
+            flushes: random.below(3) * random.below(6),
+            fua: random.below(3) * random.below(15),
+            zeroes: random.below(2) * random.below(20),
+            // With pauses, the workload lasts about as long as the faults.
+            pause: random.between(average, average * 3),
+            idle: random.below(2) * random.below(6),
+        }
+    }
+
+    fn draw_rates(random: &mut Random, kinds: Kinds) -> Rates {
+        let mut rate = |kind, high| {
+            let ppm = random.scaled(100, high) as u32;
+            if kinds.contains(kind) {
+                ppm
+            } else {
+                0
+            }
+        };
+        Rates {
+            loss: rate(Kind::Loss, 20_000),
+            delay: rate(Kind::Delay, 100_000),
+            duplicate: rate(Kind::Duplicate, 100_000),
+            failover: rate(Kind::Failover, 20_000),
+            meta_fail: rate(Kind::MetaFail, 5_000),
+            meta_lost: rate(Kind::MetaLost, 20_000),
+            meta_misdirected: rate(Kind::MetaMisdirected, 20_000),
+            read_medium: rate(Kind::ReadMedium, 20_000),
+            write_medium: rate(Kind::WriteMedium, 5_000),
+            flush_fail: rate(Kind::FlushFail, 20_000),
+            no_memory: rate(Kind::NoMemory, 20_000),
+        }
+    }
+
+    fn draw_faults(random: &mut Random, drawn: Kinds, heal: Nanos, share: u64) -> Vec<Planned> {
+        let kinds: Vec<Kind> = drawn.iter().filter(|kind| kind.is_moment()).collect();
+        let count = random.scaled(1, 12) * share;
+        let mut faults: Vec<Planned> = Vec::new();
+        for _ in 0..count {
+            let mut at = random.below(heal);
+            // Now and then one follows closely on another.
+            if let (Some(last), true) = (faults.last(), random.chance(1, 3)) {
+                at = last.at + random.scaled(US, 500 * MS);
+            }
+            let span = random.scaled(MS, 8 * SECOND);
+            let dice = random.next();
+            faults.extend(random.pick(&kinds).map(|kind| Planned {
+                place: 0,
+                at,
+                kind,
+                span,
+                dice,
+            }));
+        }
+        faults.sort_by_key(|fault| fault.at);
+        for (place, fault) in faults.iter_mut().enumerate() {
+            fault.place = place;
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts() {
+        let all = Kinds::all();
+        for seed in 0..200 {
+            let whole = Plan::draw(seed, all, &Cut::default());
+            let Some(first) = whole.faults.first() else {
+                continue;
+            };
+            let cut = Cut {
+                faults: [first.place].into(),
+                ..Cut::default()
+            };
+            let less = Plan::draw(seed, all, &cut);
+            assert_eq!(less.faults, whole.faults[1..]);
+            let cut = Cut {
+                without: Kinds::NONE.with(first.kind),
+                ..Cut::default()
+            };
+            let less = Plan::draw(seed, all, &cut);
+            assert!(less.faults.iter().all(|fault| whole.faults.contains(fault)));
+            assert_eq!(less.work.ops, whole.work.ops);
+        }
+    }
+}
