@@ -29,10 +29,12 @@ use rmr_proto::Config;
 use rmr_proto::Epoch;
 use rmr_proto::Generation;
 use rmr_proto::Geometry;
+use rmr_proto::Incarnation;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
 use rmr_proto::MemberSet;
+use rmr_proto::Quorum;
 use rmr_proto::Uuid;
 use rmr_proto::MAX_MEMBERS;
 use rmr_proto::PROTOCOL_VERSION;
@@ -199,7 +201,7 @@ pub fn decide(reports: &[MemberReport], request: &Request) -> Result<Decision, R
         }
     }
     let config = match newest(reports) {
-        None => first_config(reports, request),
+        None => first_config(reports, request, common.pool),
         Some(newest) => next_config(reports, request, &newest)?,
     };
     Ok(Decision {
@@ -211,8 +213,8 @@ pub fn decide(reports: &[MemberReport], request: &Request) -> Result<Decision, R
     })
 }
 
-/// The first configuration of a pool: everybody is in sync.
-fn first_config(reports: &[MemberReport], request: &Request) -> Config {
+/// The first configuration of a pool: everybody is in sync. Its history is called what the pool is.
+fn first_config(reports: &[MemberReport], request: &Request, pool: Option<Uuid>) -> Config {
     let mut table = [None; MAX_MEMBERS];
     for report in reports {
         if let Some(place) = table.get_mut(report.member.index()) {
@@ -225,8 +227,26 @@ fn first_config(reports: &[MemberReport], request: &Request) -> Config {
         in_sync: members(reports, |_| true),
         catching_up: MemberSet::EMPTY,
         members: table,
+        incarnations: incarnations(reports, [Incarnation::NONE; MAX_MEMBERS]),
         clean: false,
+        history: pool.unwrap_or(request.new_pool),
+        forked_from: None,
+        quorum: Quorum::Off,
+        maintenance: MemberSet::EMPTY,
     }
+}
+
+/// The incarnations of all members that reported, and those in `known` of all others.
+fn incarnations(
+    reports: &[MemberReport],
+    mut known: [Incarnation; MAX_MEMBERS],
+) -> [Incarnation; MAX_MEMBERS] {
+    for report in reports {
+        if let Some(place) = known.get_mut(report.member.index()) {
+            *place = report.incarnation;
+        }
+    }
+    known
 }
 
 /// The configuration that follows `newest`.
@@ -281,7 +301,12 @@ fn next_config(
         in_sync,
         catching_up: last.table().minus(in_sync),
         members: last.members,
+        incarnations: incarnations(reports, last.incarnations),
         clean: false,
+        history: last.history,
+        forked_from: last.forked_from,
+        quorum: last.quorum,
+        maintenance: MemberSet::EMPTY,
     })
 }
 

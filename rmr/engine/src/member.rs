@@ -33,9 +33,11 @@ use rmr_proto::Header;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
+use rmr_proto::Progress;
 use rmr_proto::Status;
 use rmr_proto::Target;
 use rmr_proto::Uuid;
+use rmr_proto::MAX_LOG_EXTENTS;
 use rmr_proto::PROTOCOL_VERSION;
 
 /// Who a member is, what it has promised and installed, and whether it serves.
@@ -129,6 +131,14 @@ impl MemberState {
         }
     }
 
+    /// There is no resync yet: a member that is not in sync stays as it is.
+    fn progress(&self) -> Progress {
+        match &self.record.installed {
+            Some(config) if self.serving && config.in_sync.contains(self.member) => Progress::Ready,
+            _ => Progress::Unknown,
+        }
+    }
+
     /// What the member says of itself.
     pub fn report(&self, geometry: Geometry, limits: Limits) -> MemberReport {
         MemberReport {
@@ -143,6 +153,8 @@ impl MemberState {
             promised: self.record.promised,
             installed: self.record.installed.clone(),
             serving: self.serving,
+            progress: self.progress(),
+            log_extents: MAX_LOG_EXTENTS,
         }
     }
 

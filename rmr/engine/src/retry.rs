@@ -122,7 +122,11 @@ fn class(status: Status) -> Class {
         | Status::Invalid
         | Status::OutOfRange
         | Status::ReadOnly => Class::Data,
-        Status::Busy | Status::NoMemory | Status::OutOfWindow | Status::TimedOut => Class::Later,
+        Status::Busy
+        | Status::NoMemory
+        | Status::OutOfWindow
+        | Status::LogFull
+        | Status::TimedOut => Class::Later,
         Status::Disconnected => Class::Transport,
         Status::StaleIncarnation | Status::NoPool | Status::NoStore => {
             Class::Gone(|member, _| Reason::Restarted(member))

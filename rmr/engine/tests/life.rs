@@ -170,7 +170,9 @@ impl World {
                 generation,
                 takeover,
             } => state.promise(to, *generation, *takeover, false),
-            Control::Install { to, config, assign } => state.install(to, config, *assign),
+            Control::Install {
+                to, config, assign, ..
+            } => state.install(to, config, *assign),
             Control::Detach {
                 to,
                 generation,
@@ -253,7 +255,14 @@ impl World {
             let to = self.target(n, decision.pool);
             let assign = decision.assign.contains(to.member);
             let config = decision.config.clone();
-            assert!(self.send(n, Control::Install { to, config, assign }));
+            let install = Control::Install {
+                to,
+                config,
+                assign,
+                joins: true,
+                discard: false,
+            };
+            assert!(self.send(n, install));
         }
         if install < MEMBERS {
             return Ok(false);

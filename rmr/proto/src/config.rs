@@ -6,6 +6,7 @@
 
 use crate::ids::Epoch;
 use crate::ids::Generation;
+use crate::ids::Incarnation;
 use crate::ids::MemberId;
 use crate::ids::MemberSet;
 use crate::ids::Uuid;
@@ -35,8 +36,38 @@ pub struct Config {
     pub catching_up: MemberSet,
     /// Member table: the store UUID of each member, by [`MemberId::index`].
     pub members: [Option<Uuid>; MAX_MEMBERS],
+    /// The incarnation in which each member last was a receiver, in this or an earlier configuration; none if that
+    /// is not known. By [`MemberId::index`].
+    pub incarnations: [Incarnation; MAX_MEMBERS],
     /// The client detached from the pool in order, and wrote nothing afterwards.
     pub clean: bool,
+    /// The history it belongs to; not nil. An administrator who forces a start begins a new one.
+    pub history: Uuid,
+    /// Where that history begins; `None` in the first one of a pool.
+    pub forked_from: Option<Fork>,
+    /// How many members must have persisted a configuration for it to count.
+    pub quorum: Quorum,
+    /// Members that an administrator keeps out: in the table, but no receivers.
+    pub maintenance: MemberSet,
+}
+
+/// The end of a history that was left, and the begin of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The history that was left; not nil.
+    pub history: Uuid,
+    /// Its last epoch that belongs to the new history, too; not 0.
+    pub epoch: Epoch,
+}
+
+/// How many members must have persisted a configuration for it to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quorum {
+    /// Its receivers.
+    #[default]
+    Off,
+    /// Its receivers, and a majority of the member table.
+    Majority,
 }
 
 /// What is wrong with a [`Config`].
@@ -56,6 +87,14 @@ pub enum ConfigError {
     SameStore(MemberId, MemberId),
     /// The table has a nil UUID for this member.
     NilStore(MemberId),
+    /// This member receives writes, and its incarnation is not given.
+    NoIncarnation(MemberId),
+    /// This member is not in the table, and has an incarnation.
+    StrayIncarnation(MemberId),
+    /// There is no history, or the one it forked from is named only in part.
+    NoHistory,
+    /// This member is kept out, but receives writes or is not in the table.
+    Maintenance(MemberId),
     /// A flag that has no meaning is set.
     Flags(u32),
     /// Something is set although nothing is installed.
@@ -92,6 +131,26 @@ impl Config {
                 return Err(ConfigError::SameStore(first, id));
             }
         }
+        for id in MemberId::all() {
+            let none = self.incarnation(id).is_none();
+            if none && self.receivers().contains(id) {
+                return Err(ConfigError::NoIncarnation(id));
+            }
+            if !none && !table.contains(id) {
+                return Err(ConfigError::StrayIncarnation(id));
+            }
+        }
+        let out = self.maintenance;
+        let wrong = out.minus(table).union(out.intersection(self.receivers()));
+        if let Some(id) = wrong.iter().next() {
+            return Err(ConfigError::Maintenance(id));
+        }
+        let half = self
+            .forked_from
+            .is_some_and(|fork| fork.history.is_nil() || fork.epoch.is_none());
+        if self.history.is_nil() || half {
+            return Err(ConfigError::NoHistory);
+        }
         Ok(())
     }
 
@@ -110,6 +169,23 @@ impl Config {
     /// Store UUID of a member, if it is in the table.
     pub fn store(&self, id: MemberId) -> Option<Uuid> {
         self.members.get(id.index()).copied().flatten()
+    }
+
+    /// The incarnation in which a member last was a receiver; none if it is not known.
+    pub fn incarnation(&self, id: MemberId) -> Incarnation {
+        self.incarnations
+            .get(id.index())
+            .copied()
+            .unwrap_or(Incarnation::NONE)
+    }
+
+    /// Whether a store that has `older` installed may be brought to this one: both are of one history, or this one's
+    /// history began where `older` or a later one was. If not, the store is diverged (R7).
+    pub fn follows(&self, older: &Self) -> bool {
+        self.history == older.history
+            || self
+                .forked_from
+                .is_some_and(|fork| fork.history == older.history && older.epoch <= fork.epoch)
     }
 
     /// The first member with this store.
@@ -133,6 +209,18 @@ impl fmt::Display for ConfigError {
             ),
             Self::SameStore(a, b) => write!(f, "members {a} and {b} have the same store UUID"),
             Self::NilStore(id) => write!(f, "the store UUID of member {id} is nil"),
+            Self::NoIncarnation(id) => {
+                write!(f, "member {id} receives writes, but in no incarnation")
+            }
+            Self::StrayIncarnation(id) => write!(
+                f,
+                "member {id} has an incarnation but is not in the member table"
+            ),
+            Self::NoHistory => f.write_str("a configuration of no history"),
+            Self::Maintenance(id) => write!(
+                f,
+                "member {id} is in maintenance, but receives writes or is not in the member table"
+            ),
             Self::Flags(flags) => write!(f, "unknown configuration flags {flags:#x}"),
             Self::NotEmpty => f.write_str("a configuration with epoch 0 that is not empty"),
         }
@@ -151,13 +239,25 @@ pub(crate) struct RawConfig {
     in_sync: U32,
     catching_up: U32,
     flags: U32,
-    reserved: U32,
-    members: [[u8; 16]; MAX_MEMBERS],
+    maintenance: U32,
+    history: [u8; 16],
+    forked_history: [u8; 16],
+    forked_epoch: U64,
+    members: [RawMember; MAX_MEMBERS],
 }
 
-const _: () = assert!(size_of::<RawConfig>() == 552);
+/// A place in the member table; all zero for a free one.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawMember {
+    store: [u8; 16],
+    incarnation: U64,
+}
+
+const _: () = assert!(size_of::<RawConfig>() == 848);
 
 const CLEAN: u32 = 1;
+const MAJORITY: u32 = 2;
 
 impl RawConfig {
     /// Writes `config`, or zeroes for none. Fails rather than let a senseless one out.
@@ -170,9 +270,21 @@ impl RawConfig {
         self.epoch = U64::new(config.epoch.0);
         self.in_sync = U32::new(config.in_sync.bits());
         self.catching_up = U32::new(config.catching_up.bits());
-        self.flags = U32::new(if config.clean { CLEAN } else { 0 });
-        for (raw, store) in self.members.iter_mut().zip(&config.members) {
-            *raw = store.map_or([0; 16], |uuid| uuid.0);
+        let quorum = match config.quorum {
+            Quorum::Off => 0,
+            Quorum::Majority => MAJORITY,
+        };
+        self.flags = U32::new(quorum | if config.clean { CLEAN } else { 0 });
+        self.maintenance = U32::new(config.maintenance.bits());
+        self.history = config.history.0;
+        if let Some(fork) = config.forked_from {
+            self.forked_history = fork.history.0;
+            self.forked_epoch = U64::new(fork.epoch.0);
+        }
+        let table = config.members.iter().zip(&config.incarnations);
+        for (raw, (store, incarnation)) in self.members.iter_mut().zip(table) {
+            raw.store = store.map_or([0; 16], |uuid| uuid.0);
+            raw.incarnation = U64::new(incarnation.0);
         }
         Ok(())
     }
@@ -187,9 +299,13 @@ impl RawConfig {
             };
         }
         let flags = self.flags.get();
-        if flags & !CLEAN != 0 || self.reserved.get() != 0 {
+        if flags & !(CLEAN | MAJORITY) != 0 {
             return Err(ConfigError::Flags(flags));
         }
+        let fork = Fork {
+            history: Uuid(self.forked_history),
+            epoch: Epoch(self.forked_epoch.get()),
+        };
         let config = Config {
             generation: Generation {
                 number: self.generation.get(),
@@ -198,8 +314,17 @@ impl RawConfig {
             epoch: Epoch(self.epoch.get()),
             in_sync: MemberSet::from_bits(self.in_sync.get()),
             catching_up: MemberSet::from_bits(self.catching_up.get()),
-            members: self.members.map(|uuid| Uuid(uuid).non_nil()),
+            members: self.members.map(|raw| Uuid(raw.store).non_nil()),
+            incarnations: self.members.map(|raw| Incarnation(raw.incarnation.get())),
             clean: flags & CLEAN != 0,
+            history: Uuid(self.history),
+            forked_from: (!fork.history.is_nil() || fork.epoch.is_some()).then_some(fork),
+            quorum: if flags & MAJORITY != 0 {
+                Quorum::Majority
+            } else {
+                Quorum::Off
+            },
+            maintenance: MemberSet::from_bits(self.maintenance.get()),
         };
         config.check()?;
         Ok(Some(config))
@@ -227,6 +352,11 @@ pub(crate) mod tests {
             in_sync: u32,
             catching_up: u32,
             seed in 1u8..,
+            known in proptest::array::uniform32(0u64..4),
+            maintenance: u32,
+            history in 1u8..,
+            fork in proptest::option::of((1u8.., 1u64..)),
+            majority: bool,
             clean: bool,
         ) -> Config {
             let first = MemberSet::only(member(first));
@@ -239,15 +369,39 @@ pub(crate) mod tests {
                 uuid[0] = id.get() as u8;
                 members[id.index()] = Some(Uuid(uuid));
             }
-            let generation = Generation { number, nonce };
-            Config { generation, epoch: Epoch(epoch), in_sync, catching_up, members, clean }
+            let receivers = in_sync.union(catching_up);
+            let mut incarnations = [Incarnation::NONE; MAX_MEMBERS];
+            for id in table {
+                let least = u64::from(receivers.contains(id));
+                incarnations[id.index()] = Incarnation(known[id.index()].max(least));
+            }
+            Config {
+                generation: Generation { number, nonce },
+                epoch: Epoch(epoch),
+                in_sync,
+                catching_up,
+                members,
+                incarnations,
+                clean,
+                history: Uuid([history; 16]),
+                forked_from: fork.map(|(history, epoch)| Fork {
+                    history: Uuid([history; 16]),
+                    epoch: Epoch(epoch),
+                }),
+                quorum: if majority { Quorum::Majority } else { Quorum::Off },
+                maintenance: MemberSet::from_bits(maintenance).intersection(table).minus(receivers),
+            }
         }
     }
 
-    fn sample() -> Config {
+    /// Member 1, in sync, and member 2, catching up.
+    pub(crate) fn sample() -> Config {
         let mut members = [None; MAX_MEMBERS];
         members[0] = Some(Uuid([1; 16]));
         members[1] = Some(Uuid([2; 16]));
+        let mut incarnations = [Incarnation::NONE; MAX_MEMBERS];
+        incarnations[0] = Incarnation(5);
+        incarnations[1] = Incarnation(6);
         Config {
             generation: Generation {
                 number: 1,
@@ -257,8 +411,33 @@ pub(crate) mod tests {
             in_sync: MemberSet::from_bits(0b01),
             catching_up: MemberSet::from_bits(0b10),
             members,
+            incarnations,
             clean: false,
+            history: Uuid([0x48; 16]),
+            forked_from: None,
+            quorum: Quorum::Off,
+            maintenance: MemberSet::EMPTY,
         }
+    }
+
+    #[test]
+    fn histories() {
+        let config = |history: u8, epoch, fork: Option<(u8, u64)>| Config {
+            history: Uuid([history; 16]),
+            epoch: Epoch(epoch),
+            forked_from: fork.map(|(history, epoch)| Fork {
+                history: Uuid([history; 16]),
+                epoch: Epoch(epoch),
+            }),
+            ..sample()
+        };
+        let old = config(1, 7, None);
+        assert!(config(1, 3, None).follows(&old));
+        assert!(config(2, 8, Some((1, 7))).follows(&old));
+        assert!(!config(2, 8, Some((1, 6))).follows(&old));
+        assert!(!config(2, 8, Some((3, 9))).follows(&old));
+        assert!(!config(2, 8, None).follows(&old));
+        assert!(!old.follows(&config(2, 1, Some((1, 7)))));
     }
 
     #[test]
@@ -294,6 +473,33 @@ pub(crate) mod tests {
             refused(&|c| c.members[9] = Some(Uuid::NIL)),
             ConfigError::NilStore(member(10))
         );
+        assert_eq!(
+            refused(&|c| c.incarnations[1] = Incarnation::NONE),
+            ConfigError::NoIncarnation(member(2))
+        );
+        assert_eq!(
+            refused(&|c| c.incarnations[2] = Incarnation(1)),
+            ConfigError::StrayIncarnation(member(3))
+        );
+        assert_eq!(
+            refused(&|c| c.maintenance = MemberSet::from_bits(2)),
+            ConfigError::Maintenance(member(2))
+        );
+        assert_eq!(
+            refused(&|c| c.maintenance = MemberSet::from_bits(4)),
+            ConfigError::Maintenance(member(3))
+        );
+        let fork = |history, epoch| {
+            refused(&|c| {
+                c.forked_from = Some(Fork {
+                    history,
+                    epoch: Epoch(epoch),
+                })
+            })
+        };
+        assert_eq!(fork(Uuid::NIL, 1), ConfigError::NoHistory);
+        assert_eq!(fork(Uuid([1; 16]), 0), ConfigError::NoHistory);
+        assert_eq!(refused(&|c| c.history = Uuid::NIL), ConfigError::NoHistory);
     }
 
     #[test]
@@ -303,8 +509,8 @@ pub(crate) mod tests {
         raw.flags = U32::new(1);
         assert_eq!(raw.get(), Err(ConfigError::NotEmpty));
         raw.set(Some(&sample())).unwrap();
-        raw.flags = U32::new(2);
-        assert_eq!(raw.get(), Err(ConfigError::Flags(2)));
+        raw.flags = U32::new(4);
+        assert_eq!(raw.get(), Err(ConfigError::Flags(4)));
         let mut bad = sample();
         bad.epoch = Epoch::NONE;
         assert_eq!(raw.set(Some(&bad)), Err(ConfigError::NoEpoch));

@@ -79,6 +79,11 @@ pub enum Control {
         config: Config,
         /// The store has no pool UUID yet and takes that of `to`. Without it, the UUIDs must be equal.
         assign: bool,
+        /// An episode of the member (R2) begins with this configuration. Only so a member learns that it was dropped
+        /// and taken back without having noticed.
+        joins: bool,
+        /// The administrator gave up what the store has from another history.
+        discard: bool,
     },
     /// The client leaves the pool in order; nothing of it is in flight.
     Detach {
@@ -107,7 +112,7 @@ pub enum Control {
 /// First part of the body, in every control message.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct RawTarget {
+pub(crate) struct RawTarget {
     name: [u8; MAX_POOL_NAME + 1],
     store: [u8; 16],
     flags: U32,
@@ -117,7 +122,7 @@ struct RawTarget {
 const _: () = {
     assert!(size_of::<RawTarget>() == 88);
     assert!(size_of::<RawControl>() == MAX_CONTROL_BYTES);
-    assert!(MAX_CONTROL_BYTES == 728);
+    assert!(MAX_CONTROL_BYTES == 1024);
 };
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -132,6 +137,17 @@ struct RawControl {
 const TAKEOVER: u32 = 1;
 /// In an install.
 const ASSIGN: u32 = 1;
+const JOINS: u32 = 2;
+const DISCARD: u32 = 4;
+
+/// `flag` if `on`.
+const fn flag(flag: u32, on: bool) -> u32 {
+    if on {
+        flag
+    } else {
+        0
+    }
+}
 
 impl Control {
     /// The kind of message.
@@ -175,7 +191,7 @@ impl Control {
         buf.fill(0);
         let raw: &'b mut RawControl = zerocopy::transmute_mut!(buf);
         let kind = self.kind();
-        // At most 728.
+        // At most 1024.
         let mut len = HEADER_BYTES + size_of::<RawTarget>();
         raw.target.name = self.name().to_padded();
         // The fields of the header that the kind has; of those it has not, zeroes.
@@ -186,13 +202,20 @@ impl Control {
                 takeover,
                 ..
             } => {
-                raw.target.flags = U32::new(if *takeover { TAKEOVER } else { 0 });
+                raw.target.flags = U32::new(flag(TAKEOVER, *takeover));
                 (*generation, Epoch::NONE, Seq::NONE)
             }
-            Self::Install { to, config, assign } => {
+            Self::Install {
+                to,
+                config,
+                assign,
+                joins,
+                discard,
+            } => {
                 check_config(to, config)?;
                 len = MAX_CONTROL_BYTES;
-                raw.target.flags = U32::new(if *assign { ASSIGN } else { 0 });
+                raw.target.flags =
+                    U32::new(flag(ASSIGN, *assign) | flag(JOINS, *joins) | flag(DISCARD, *discard));
                 raw.config.set(Some(config))?;
                 (config.generation, config.epoch, Seq::NONE)
             }
@@ -245,9 +268,14 @@ impl Control {
     pub(crate) fn from_parts(raw: &RawHeader, kind: Kind, body: &[u8]) -> Result<Self, WireError> {
         let said = raw.len.get();
         let config_bytes = match kind {
-            Kind::IoWrite | Kind::IoRead => return Err(WireError::Kind(kind.wire())),
             Kind::Install => size_of::<RawConfig>(),
             Kind::Query | Kind::Promise | Kind::Detach | Kind::Ping => 0,
+            Kind::IoWrite
+            | Kind::IoRead
+            | Kind::Merge
+            | Kind::FetchDirty
+            | Kind::Pull
+            | Kind::Clear => return Err(WireError::Kind(kind.wire())),
         };
         let right = HEADER_BYTES + size_of::<RawTarget>() + config_bytes;
         let length = WireError::Length { said, right };
@@ -255,21 +283,15 @@ impl Control {
         if config.len() != config_bytes {
             return Err(length);
         }
-        if raw.count.get() != 0 || raw.data_len.get() != 0 || target.reserved.get() != 0 {
+        if !raw.is_control() || target.reserved.get() != 0 {
             return Err(WireError::Reserved);
         }
         check_target(kind, raw, target)?;
-        let name = PoolName::from_padded(&target.name)?;
         if kind == Kind::Query {
+            let name = PoolName::from_padded(&target.name)?;
             return Ok(Self::Query { name });
         }
-        let to = Target {
-            name,
-            pool: Uuid(raw.pool),
-            store: Uuid(target.store),
-            member: raw.member()?,
-            incarnation: Incarnation(raw.incarnation.get()),
-        };
+        let to = target.get(raw)?;
         let generation = raw.generation();
         let epoch = Epoch(raw.epoch.get());
         let watermark = Seq(raw.watermark.get());
@@ -291,6 +313,8 @@ impl Control {
                     to,
                     config,
                     assign: flags & ASSIGN != 0,
+                    joins: flags & JOINS != 0,
+                    discard: flags & DISCARD != 0,
                 }
             }
             Kind::Detach => Self::Detach {
@@ -309,34 +333,67 @@ impl Control {
     }
 }
 
+impl RawTarget {
+    /// The target of a message that is not a query.
+    pub(crate) fn new(to: &Target) -> Self {
+        Self {
+            name: to.name.to_padded(),
+            store: to.store.0,
+            flags: U32::ZERO,
+            reserved: U32::ZERO,
+        }
+    }
+
+    /// Reads what [`Self::new`] made, with what the header says of the member.
+    pub(crate) fn get(&self, raw: &RawHeader) -> Result<Target, WireError> {
+        Ok(Target {
+            name: PoolName::from_padded(&self.name)?,
+            pool: Uuid(raw.pool),
+            store: Uuid(self.store),
+            member: raw.member()?,
+            incarnation: Incarnation(raw.incarnation.get()),
+        })
+    }
+
+    /// Whether it names a store.
+    pub(crate) fn check_store(&self) -> Result<(), WireError> {
+        if Uuid(self.store).is_nil() {
+            return Err(WireError::Missing("store UUID"));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is set that only some messages have.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.flags.get() == 0 && self.reserved.get() == 0
+    }
+}
+
 /// Which fields each kind has: what must be there is, what must not is not.
 fn check_target(kind: Kind, raw: &RawHeader, target: &RawTarget) -> Result<(), WireError> {
     let flags = target.flags.get();
     let allowed = match kind {
         Kind::Promise => TAKEOVER,
-        Kind::Install => ASSIGN,
+        Kind::Install => ASSIGN | JOINS | DISCARD,
         _ => 0,
     };
     if flags & !allowed != 0 {
         return Err(WireError::Flags(flags));
     }
     let no_pool = Uuid(raw.pool).is_nil();
-    let no_store = Uuid(target.store).is_nil();
     if kind == Kind::Query {
         let rest = raw.member.get() == 0
             && raw.incarnation.get() == 0
             && raw.generation() == Generation::NONE
             && raw.epoch.get() == 0
             && raw.watermark.get() == 0;
-        return if rest && no_pool && no_store {
+        return if rest && no_pool && Uuid(target.store).is_nil() {
             Ok(())
         } else {
             Err(WireError::Reserved)
         };
     }
-    if no_store {
-        return Err(WireError::Missing("store UUID"));
-    }
+    target.check_store()?;
     if raw.incarnation.get() == 0 {
         return Err(WireError::Missing("incarnation"));
     }
@@ -363,8 +420,13 @@ fn check_target(kind: Kind, raw: &RawHeader, target: &RawTarget) -> Result<(), W
     Ok(())
 }
 
-/// A member is in the table with its own store, or (one that is taken out) not at all.
+/// A member is in the table with its own store, or (one that is taken out) not at all; and it receives writes in
+/// the incarnation it has.
 fn check_config(to: &Target, config: &Config) -> Result<(), WireError> {
+    let receives = config.receivers().contains(to.member);
+    if receives && config.incarnation(to.member) != to.incarnation {
+        return Err(WireError::ConfigHeader);
+    }
     match config.store(to.member) {
         Some(store) if store != to.store => Err(WireError::ConfigHeader),
         _ => Ok(()),

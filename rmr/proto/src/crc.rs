@@ -30,6 +30,11 @@ impl Sum {
         Self(C::crc32c(START, bytes))
     }
 
+    /// Goes on with `bytes`.
+    pub(crate) fn and<C: Crc32c>(&self, bytes: &[u8]) -> Self {
+        Self(C::crc32c(self.0, bytes))
+    }
+
     /// Goes on with `bytes` and returns the checksum as it is stored.
     pub(crate) fn then<C: Crc32c>(&self, bytes: &[u8]) -> u32 {
         !C::crc32c(self.0, bytes)

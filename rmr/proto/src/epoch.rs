@@ -7,6 +7,7 @@ use crate::config::RawConfig;
 use crate::crc::Crc32c;
 use crate::ids::Generation;
 use crate::ids::Incarnation;
+use crate::ids::MemberSet;
 use crate::ids::Uuid;
 use crate::record;
 use crate::record::Frame;
@@ -16,6 +17,7 @@ use crate::record::RecordKind;
 use crate::record::Versioned;
 use crate::record::RECORD_BYTES;
 use core::mem::size_of;
+use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 use zerocopy::FromZeros;
 use zerocopy_derive::FromBytes;
@@ -35,6 +37,13 @@ pub struct EpochRecord {
     /// Configuration installed last, with the member table and whether the client detached in order;
     /// `None` if none ever was.
     pub installed: Option<Config>,
+    /// The whole store is suspect (R14), until a configuration that carries this is persisted.
+    pub suspect_all: bool,
+    /// Members whose dirty bitmap is what its pages say. That of any other member is empty, or all set, whatever is in
+    /// its place: so to empty it takes only this record, and a new store needs no pages.
+    pub bitmaps: MemberSet,
+    /// Members of whose copies no chunk is current; none of `bitmaps`.
+    pub all_dirty: MemberSet,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -43,11 +52,16 @@ struct RawEpoch {
     incarnation: U64,
     promised: U64,
     promised_nonce: U64,
-    reserved: U64,
+    flags: U32,
+    bitmaps: U32,
+    all_dirty: U32,
+    reserved: U32,
     installed: RawConfig,
 }
 
-const _: () = assert!(size_of::<RawEpoch>() == 584);
+const _: () = assert!(size_of::<RawEpoch>() == 888);
+
+const SUSPECT_ALL: u32 = 1;
 
 impl EpochRecord {
     /// Writes the copy of the record that belongs to the place `at` of `store` into `buf`. `sequence` is
@@ -59,11 +73,15 @@ impl EpochRecord {
         at: Place,
         buf: &mut [u8; RECORD_BYTES],
     ) -> Result<(), RecordError> {
+        self.check()?;
         let mut raw = RawEpoch {
             incarnation: U64::new(self.incarnation.0),
             promised: U64::new(self.promised.number),
             promised_nonce: U64::new(self.promised.nonce),
-            reserved: U64::ZERO,
+            flags: U32::new(if self.suspect_all { SUSPECT_ALL } else { 0 }),
+            bitmaps: U32::new(self.bitmaps.bits()),
+            all_dirty: U32::new(self.all_dirty.bits()),
+            reserved: U32::ZERO,
             installed: RawConfig::new_zeroed(),
         };
         raw.installed.set(self.installed.as_ref())?;
@@ -77,13 +95,9 @@ impl EpochRecord {
         bytes: &[u8],
     ) -> Result<Versioned<Self>, RecordError> {
         let (frame, raw) = record::open::<C, RawEpoch>(RecordKind::Epoch, at, bytes)?;
-        if frame.store != store {
-            return Err(RecordError::Store {
-                expected: store,
-                found: frame.store,
-            });
-        }
-        if raw.reserved.get() != 0 {
+        frame.check_store(store)?;
+        let flags = raw.flags.get();
+        if raw.reserved.get() != 0 || flags & !SUSPECT_ALL != 0 {
             return Err(RecordError::Reserved);
         }
         let record = Self {
@@ -93,10 +107,21 @@ impl EpochRecord {
                 nonce: raw.promised_nonce.get(),
             },
             installed: raw.installed.get()?,
+            suspect_all: flags & SUSPECT_ALL != 0,
+            bitmaps: MemberSet::from_bits(raw.bitmaps.get()),
+            all_dirty: MemberSet::from_bits(raw.all_dirty.get()),
         };
+        record.check()?;
         Ok(Versioned {
             sequence: frame.sequence,
             record,
         })
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        if !self.bitmaps.intersection(self.all_dirty).is_empty() {
+            return Err(RecordError::Field("set of bitmaps"));
+        }
+        Ok(())
     }
 }

@@ -58,6 +58,14 @@ pub enum Kind {
     Detach = 19,
     /// Is the path alive, and is the member the one it was? Also carries the watermark.
     Ping = 20,
+    /// Chunks for dirty bitmaps.
+    Merge = 21,
+    /// From member to member: a page of a dirty bitmap, please.
+    FetchDirty = 32,
+    /// From member to member: data, please.
+    Pull = 33,
+    /// From member to member: chunks that are current on the sender again.
+    Clear = 34,
 }
 
 impl Kind {
@@ -71,6 +79,10 @@ impl Kind {
             18 => Self::Install,
             19 => Self::Detach,
             20 => Self::Ping,
+            21 => Self::Merge,
+            32 => Self::FetchDirty,
+            33 => Self::Pull,
+            34 => Self::Clear,
             _ => return None,
         })
     }
@@ -80,9 +92,14 @@ impl Kind {
         self as u16
     }
 
-    /// Whether the message is a batch of requests, not a control message.
+    /// Whether the message is a batch of requests.
     pub const fn is_io(self) -> bool {
         matches!(self, Self::IoWrite | Self::IoRead)
+    }
+
+    /// Whether the message is from one member to another.
+    pub const fn is_peer(self) -> bool {
+        matches!(self, Self::FetchDirty | Self::Pull | Self::Clear)
     }
 }
 
@@ -134,8 +151,22 @@ pub enum WireError {
     Member(u16),
     /// A field that identifies something is empty; which.
     Missing(&'static str),
-    /// Not a number of requests a message can have.
+    /// Not a number of requests, or entries of a list, that a message can have.
     Count(u16),
+    /// A run of no chunks, or of chunks that do not exist in any volume.
+    Run {
+        /// The first chunk.
+        first: u64,
+        /// How many.
+        chunks: u32,
+    },
+    /// An impossible range of data.
+    Range {
+        /// Offset in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u32,
+    },
     /// One of the requests is wrong.
     Request {
         /// Which, from 0.
@@ -174,6 +205,10 @@ pub enum WireError {
     Flags(u32),
     /// No such status.
     Status(u16),
+    /// No such progress: its kind, and the number of chunks.
+    Progress(u8, u64),
+    /// No size an activity log can have, in extents.
+    LogExtents(u32),
     /// The report of a member has impossible limits.
     Limits(LimitsError),
     /// The report of a member has an impossible geometry.
@@ -214,7 +249,13 @@ impl fmt::Display for WireError {
             Self::Reserved => f.write_str("a reserved field of the message is not zero"),
             Self::Member(id) => write!(f, "{id} is not a member id"),
             Self::Missing(what) => write!(f, "message without {what}"),
-            Self::Count(n) => write!(f, "message with {n} requests"),
+            Self::Count(n) => write!(f, "message with {n} requests or entries"),
+            Self::Run { first, chunks } => {
+                write!(f, "a run of {chunks} chunks from chunk {first} on")
+            }
+            Self::Range { offset, len } => {
+                write!(f, "a range of {len} bytes at offset {offset}")
+            }
             Self::Request { index, why } => write!(f, "request {index} of the message: {why}"),
             Self::Direction { index } => {
                 write!(f, "request {index} of the message has the wrong direction")
@@ -239,6 +280,15 @@ impl fmt::Display for WireError {
             }
             Self::Flags(flags) => write!(f, "unknown flags {flags:#x} in a control message"),
             Self::Status(status) => write!(f, "unknown status {status} in a reply"),
+            Self::Progress(kind, chunks) => {
+                write!(f, "unknown progress {kind} with {chunks} chunks")
+            }
+            Self::LogExtents(extents) => {
+                write!(
+                    f,
+                    "the report of a member has an activity log of {extents} extents"
+                )
+            }
             Self::Limits(why) => fmt::Display::fmt(why, f),
             Self::Geometry(why) => fmt::Display::fmt(why, f),
         }
@@ -371,6 +421,25 @@ impl RawHeader {
     pub(crate) fn member(&self) -> Result<MemberId, WireError> {
         let id = self.member.get();
         MemberId::new(u32::from(id)).ok_or(WireError::Member(id))
+    }
+
+    /// Whether the fields are zero that only batches have.
+    pub(crate) fn is_control(&self) -> bool {
+        self.count.get() == 0 && self.data_len.get() == 0
+    }
+
+    /// Whether it says which member of which pool it is for, and from which client it is.
+    pub(crate) fn check_member(&self) -> Result<(), WireError> {
+        if Uuid(self.pool).is_nil() {
+            return Err(WireError::Missing("pool UUID"));
+        }
+        if self.incarnation.get() == 0 {
+            return Err(WireError::Missing("incarnation"));
+        }
+        if self.generation.get() == 0 {
+            return Err(WireError::Missing("generation"));
+        }
+        self.member().map(|_| ())
     }
 
     /// The client's generation.

@@ -6,10 +6,12 @@
 //! allows. The first 4 KiB stay unused. The layout of a store is computed once, when it is created, and
 //! then read from its superblock: a later version may lay out new stores differently.
 
+use crate::bitmap::BITMAP_PAGE_CHUNKS;
 use crate::geometry::Geometry;
 use crate::geometry::BLOCK_BYTES;
 use crate::ids::MemberId;
 use crate::ids::MAX_MEMBERS;
+use crate::log::LOG_PAGES;
 use crate::record::Place;
 use crate::record::RECORD_BYTES;
 use core::error::Error;
@@ -36,8 +38,10 @@ pub const FIRST_SUPERBLOCK: Place = Place {
     copy: 0,
 };
 
-/// Bytes of one copy of the activity log.
+/// Bytes of one copy of the activity log, of which the pages take the first.
 pub const LOG_BYTES: u64 = 4 * MIB;
+
+const _: () = assert!(LOG_PAGES * RECORD_BYTES <= LOG_BYTES as usize);
 
 /// Bytes of one copy of the member table.
 const TABLE_BYTES: u64 = 64 * KIB;
@@ -228,12 +232,38 @@ impl Layout {
         self.table
     }
 
-    /// Both copies of the activity log. Nothing is kept there yet.
+    /// Both copies of the activity log.
     pub fn activity_log(&self) -> [Area; 2] {
         self.log
     }
 
-    /// Both copies of the dirty bitmap of a member, a bit for each chunk. Nothing is kept there yet.
+    /// Both copies of a page of the activity log, `None` behind the last.
+    pub fn log_page(&self, page: usize) -> Option<[Place; 2]> {
+        let page = u64::try_from(page).ok()?;
+        if page >= LOG_PAGES as u64 {
+            return None;
+        }
+        // Inside the area, as checked below and in `get`.
+        Some(places(self.log.map(|all| all.offset + page * RECORD)))
+    }
+
+    /// Pages of a dirty bitmap.
+    pub fn bitmap_pages(&self) -> u64 {
+        bitmap_pages(&self.geometry)
+    }
+
+    /// Both copies of a page of the dirty bitmap of a member, `None` behind the last.
+    pub fn bitmap_page(&self, member: MemberId, page: u64) -> Option<[Place; 2]> {
+        if page >= self.bitmap_pages() {
+            return None;
+        }
+        // Inside the area of the member.
+        Some(places(
+            self.bitmap(member).map(|all| all.offset + page * RECORD),
+        ))
+    }
+
+    /// Both copies of the dirty bitmap of a member.
     pub fn bitmap(&self, member: MemberId) -> [Area; 2] {
         let len = bitmap_bytes(&self.geometry);
         // Inside the area, by the invariant.
@@ -265,9 +295,9 @@ impl Layout {
     /// as far as metadata can reach on a device of `device_bytes`. A superblock found at one of them
     /// counts only if no other store's is found at another.
     pub fn second_superblocks(device_bytes: u64) -> impl Iterator<Item = Place> {
-        // With the smallest chunks, 2 copies of 32 bitmaps take 1/512 of the volume.
+        // With the smallest chunks, 2 copies of 32 bitmaps take 1/504 of the volume: 4096 bytes for each 32256 chunks.
         let least = 12;
-        let most = (device_bytes / 512 / MIB)
+        let most = (device_bytes / 504 / MIB)
             .saturating_add(least + 4)
             .min(device_bytes / MIB);
         (least..=most).map(|mib| Place {
@@ -277,10 +307,15 @@ impl Layout {
     }
 }
 
-/// Bytes of one bitmap, rounded up to 4 KiB.
+/// Pages of one bitmap.
+fn bitmap_pages(geometry: &Geometry) -> u64 {
+    geometry.chunks().div_ceil(BITMAP_PAGE_CHUNKS)
+}
+
+/// Bytes of one bitmap.
 fn bitmap_bytes(geometry: &Geometry) -> u64 {
     // At most 2^51 chunks: nothing overflows.
-    geometry.chunks().div_ceil(8).next_multiple_of(BLOCK_BYTES)
+    bitmap_pages(geometry) * RECORD
 }
 
 fn places(offsets: [u64; 2]) -> [Place; 2] {
@@ -444,6 +479,9 @@ impl RawAreas {
             .any(|area| area.len != RECORD)
         {
             return Err("a record has the wrong size");
+        }
+        if log.iter().any(|area| area.len != LOG_BYTES) {
+            return Err("the activity log has the wrong size");
         }
         let bitmap_bytes = bitmap_bytes(&geometry).checked_mul(MAX_MEMBERS as u64);
         if bitmaps.iter().any(|area| Some(area.len) != bitmap_bytes) {

@@ -5,8 +5,11 @@
 use crate::batch::Batch;
 use crate::control::Control;
 use crate::crc::Crc32c;
+use crate::header::Kind;
 use crate::header::RawHeader;
 use crate::header::WireError;
+use crate::merge::Merge;
+use crate::peer::Peer;
 
 /// A message that was received and checked.
 #[derive(Clone, Debug)]
@@ -19,6 +22,10 @@ pub enum Message<'a> {
     Io(Batch<'a>),
     /// A control message.
     Control(Control),
+    /// Chunks for dirty bitmaps.
+    Merge(Merge<'a>),
+    /// From another member.
+    Peer(Peer<'a>),
 }
 
 impl<'a> Message<'a> {
@@ -26,10 +33,15 @@ impl<'a> Message<'a> {
     /// [`Batch::parse`], whose result is small.
     pub fn parse<C: Crc32c>(bytes: &'a [u8]) -> Result<Self, WireError> {
         let (raw, kind, body) = RawHeader::open::<C>(bytes)?;
-        if kind.is_io() {
-            Batch::from_parts(raw, kind, body).map(Self::Io)
-        } else {
-            Control::from_parts(raw, kind, body).map(Self::Control)
+        match kind {
+            Kind::IoWrite | Kind::IoRead => Batch::from_parts(raw, kind, body).map(Self::Io),
+            Kind::Merge => Merge::from_parts(raw, body).map(Self::Merge),
+            Kind::FetchDirty | Kind::Pull | Kind::Clear => {
+                Peer::from_parts(raw, kind, body).map(Self::Peer)
+            }
+            Kind::Query | Kind::Promise | Kind::Install | Kind::Detach | Kind::Ping => {
+                Control::from_parts(raw, kind, body).map(Self::Control)
+            }
         }
     }
 }

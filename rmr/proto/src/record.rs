@@ -43,6 +43,10 @@ pub enum RecordKind {
     Superblock = 1,
     /// [`EpochRecord`](crate::EpochRecord).
     Epoch = 2,
+    /// [`LogPage`](crate::LogPage).
+    Log = 4,
+    /// [`BitmapPage`](crate::BitmapPage).
+    Bitmap = 5,
 }
 
 /// Where one copy of a record is.
@@ -220,6 +224,19 @@ pub(crate) struct Frame {
     pub(crate) sequence: u64,
 }
 
+impl Frame {
+    /// Whether the record is of `store`.
+    pub(crate) fn check_store(&self, store: Uuid) -> Result<(), RecordError> {
+        if self.store != store {
+            return Err(RecordError::Store {
+                expected: store,
+                found: self.store,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Writes a record with `body` at its begin and zeroes behind.
 pub(crate) fn seal<C: Crc32c>(
     kind: RecordKind,
@@ -227,6 +244,44 @@ pub(crate) fn seal<C: Crc32c>(
     frame: &Frame,
     body: &(impl IntoBytes + Immutable),
     buf: &mut [u8; RECORD_BYTES],
+) -> Result<(), RecordError> {
+    let body = body.as_bytes();
+    seal_with::<C>(kind, at, frame, buf, |place| {
+        place
+            .get_mut(..body.len())
+            .ok_or(RecordError::Length(body.len()))?
+            .copy_from_slice(body);
+        Ok(())
+    })
+}
+
+/// Writes a record whose body is `words`, and zeroes behind.
+pub(crate) fn seal_words<C: Crc32c>(
+    kind: RecordKind,
+    at: Place,
+    frame: &Frame,
+    words: impl IntoIterator<Item = u64>,
+    buf: &mut [u8; RECORD_BYTES],
+) -> Result<(), RecordError> {
+    seal_with::<C>(kind, at, frame, buf, |place| {
+        let mut places = place.chunks_exact_mut(size_of::<U64>());
+        for word in words {
+            places
+                .next()
+                .ok_or(RecordError::Length(RECORD_BYTES))?
+                .copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(())
+    })
+}
+
+/// Writes a record whose body is what `fill` makes of zeroes.
+fn seal_with<C: Crc32c>(
+    kind: RecordKind,
+    at: Place,
+    frame: &Frame,
+    buf: &mut [u8; RECORD_BYTES],
+    fill: impl FnOnce(&mut [u8; BODY_BYTES]) -> Result<(), RecordError>,
 ) -> Result<(), RecordError> {
     if at.copy > 1 {
         return Err(RecordError::Field("copy number"));
@@ -236,11 +291,7 @@ pub(crate) fn seal<C: Crc32c>(
     }
     buf.fill(0);
     let raw: &mut RawRecord = zerocopy::transmute_mut!(buf);
-    let body = body.as_bytes();
-    raw.body
-        .get_mut(..body.len())
-        .ok_or(RecordError::Length(body.len()))?
-        .copy_from_slice(body);
+    fill(&mut raw.body)?;
     raw.frame = RawFrame {
         magic: MAGIC,
         kind: U16::new(kind as u16),
@@ -323,6 +374,9 @@ pub struct Newest<T> {
     pub record: T,
     /// The copy that is older or cannot be used: to be written again before the record counts as written.
     pub rewrite: Option<u16>,
+    /// More is missing than an interrupted write explains: copy 0, which is written first, is bad, or one copy is
+    /// older by more than one version. So this one may be too old, too.
+    pub suspicious: bool,
 }
 
 /// Why neither of two copies counts.
@@ -356,20 +410,25 @@ pub fn pick_newest<T: PartialEq>(
     copy0: Result<Versioned<T>, RecordError>,
     copy1: Result<Versioned<T>, RecordError>,
 ) -> Result<Newest<T>, PickError> {
-    let newest = |v: Versioned<T>, rewrite| {
+    let newest = |v: Versioned<T>, rewrite, suspicious| {
         Ok(Newest {
             sequence: v.sequence,
             record: v.record,
             rewrite,
+            suspicious,
         })
     };
     match (copy0, copy1) {
         (Err(a), Err(b)) => Err(PickError::Both(a, b)),
-        (Ok(v), Err(_)) => newest(v, Some(1)),
-        (Err(_), Ok(v)) => newest(v, Some(0)),
-        (Ok(a), Ok(b)) if a.sequence > b.sequence => newest(a, Some(1)),
-        (Ok(a), Ok(b)) if a.sequence < b.sequence => newest(b, Some(0)),
-        (Ok(a), Ok(b)) if a == b => newest(a, None),
+        (Ok(v), Err(_)) => newest(v, Some(1), false),
+        (Err(_), Ok(v)) => newest(v, Some(0), true),
+        (Ok(a), Ok(b)) if a.sequence > b.sequence => {
+            let skipped = a.sequence - b.sequence > 1;
+            newest(a, Some(1), skipped)
+        }
+        // Copy 0 is written first: it lost a write that had been acknowledged.
+        (Ok(a), Ok(b)) if a.sequence < b.sequence => newest(b, Some(0), true),
+        (Ok(a), Ok(b)) if a == b => newest(a, None, false),
         (Ok(a), Ok(_)) => Err(PickError::Contradiction {
             sequence: a.sequence,
         }),

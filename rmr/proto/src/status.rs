@@ -88,6 +88,14 @@ statuses! {
     Busy = 278, errno 16, "busy, try again";
     /// The client was fenced and must stop.
     Fenced = 279, errno 108, "fenced by a newer client";
+    /// The activity log is full, and no extent can leave it yet.
+    LogFull = 280, errno 11, "the activity log is full";
+    /// The copy of what was asked for is not current.
+    Dirty = 281, errno 116, "the copy is not current";
+    /// The member cannot be that yet.
+    NotReady = 282, errno 11, "not ready yet";
+    /// The store has gone further in another history.
+    Diverged = 283, errno 116, "the store has diverged";
     // Who is meant.
     /// No pool of that name or UUID.
     NoPool = 288, errno 2, "no such pool on the server";

@@ -5,6 +5,9 @@
 mod batch;
 mod control;
 mod layout;
+mod merge;
+mod pages;
+mod peer;
 mod record;
 mod reply;
 mod scan;

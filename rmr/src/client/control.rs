@@ -70,7 +70,7 @@ impl fmt::Display for Failure {
 /// Sends `message` over `session` and waits for the reply. Sleeps, at most [`TIMEOUT_MS`].
 ///
 /// Replies are large, so they are boxed, and parsed only when nothing else is on the stack.
-pub(crate) fn call(session: &Session, message: &Control) -> Result<KBox<Reply>, Failure> {
+pub(crate) fn call(session: &Session, message: &Control) -> Result<KBox<Reply<'static>>, Failure> {
     let bytes = exchange(session, message)?;
     let reply = parse(&bytes[..], message.kind())?;
     reply.status.result().map_err(Failure::Refused)?;
@@ -103,9 +103,9 @@ fn zeroed() -> Result<KBox<[u8; REPLY_BYTES]>, Failure> {
 }
 
 #[inline(never)]
-fn parse(bytes: &[u8], kind: Kind) -> Result<KBox<Reply>, Failure> {
+fn parse(bytes: &[u8], kind: Kind) -> Result<KBox<Reply<'static>>, Failure> {
     let reply = Reply::parse::<KernelCrc>(bytes, kind).map_err(Failure::Garbled)?;
-    KBox::new(reply, GFP_KERNEL).map_err(|e| Failure::Local(e.into()))
+    KBox::new(reply.without_suspects(), GFP_KERNEL).map_err(|e| Failure::Local(e.into()))
 }
 
 /// Asks a node about its member of the pool `name`.
@@ -116,7 +116,7 @@ pub(crate) fn query(session: &Session, name: PoolName) -> Result<KBox<MemberRepo
 
 /// The report in a reply that must have one.
 #[inline(never)]
-pub(crate) fn report(mut reply: KBox<Reply>) -> Result<KBox<MemberReport>, Failure> {
+pub(crate) fn report(mut reply: KBox<Reply<'static>>) -> Result<KBox<MemberReport>, Failure> {
     let report = reply
         .report
         .take()

@@ -441,6 +441,8 @@ impl Pool {
             to: self.target(&member.report, decision.pool),
             config: decision.config.clone(),
             assign: decision.assign.contains(id),
+            joins: true,
+            discard: false,
         };
         match control::call(&member.session, &install) {
             Ok(_) => Ok(()),

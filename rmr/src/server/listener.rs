@@ -128,11 +128,7 @@ const MAX_MESSAGE: usize = if MAX_BATCH_BYTES > MAX_CONTROL_BYTES {
 fn answer(session: &Arc<Session>, message: &Control, op: Op) {
     let reply = match Registry::get() {
         Ok(registry) => registry.control(session, message),
-        Err(_) => Reply {
-            kind: message.kind(),
-            status: Status::NoPool,
-            report: None,
-        },
+        Err(_) => Reply::bare(message.kind(), Status::NoPool),
     };
     let Ok(mut buf) = KBox::<[u8; REPLY_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL) else {
         return op.respond(Status::NoMemory.wire());

@@ -276,7 +276,7 @@ impl Registry {
 
     /// Executes a control message that came over `session`. Sleeps.
     #[inline(never)]
-    pub(crate) fn control(&self, session: &Arc<Session>, message: &Control) -> Reply {
+    pub(crate) fn control(&self, session: &Arc<Session>, message: &Control) -> Reply<'static> {
         let mut inner = self.inner.lock();
         let entry = inner
             .entries
@@ -303,9 +303,8 @@ impl Registry {
             }
         };
         Reply {
-            kind: message.kind(),
-            status,
             report,
+            ..Reply::bare(message.kind(), status)
         }
     }
 
@@ -350,7 +349,9 @@ impl Registry {
                 attached.store.flush().map_err(status)?;
                 attached.keep(next)
             }
-            Control::Install { to, config, assign } => {
+            Control::Install {
+                to, config, assign, ..
+            } => {
                 let next = attached.member.install(to, config, *assign)?;
                 if next == attached.member {
                     // Above all no new table of executed writes.

@@ -27,10 +27,21 @@ fn any_control() -> impl Strategy<Value = Control> {
                 takeover
             }
         ),
-        (any_target(false), any_config(), any::<bool>()).prop_map(|(mut to, config, assign)| {
-            to.store = config.store(to.member).unwrap_or(to.store);
-            Control::Install { to, config, assign }
-        }),
+        (any_target(false), any_config(), any::<[bool; 3]>()).prop_map(
+            |(mut to, config, [assign, joins, discard])| {
+                to.store = config.store(to.member).unwrap_or(to.store);
+                if config.receivers().contains(to.member) {
+                    to.incarnation = config.incarnation(to.member);
+                }
+                Control::Install {
+                    to,
+                    config,
+                    assign,
+                    joins,
+                    discard,
+                }
+            }
+        ),
         state().prop_map(|(to, generation, epoch, watermark)| Control::Detach {
             to,
             generation,
@@ -62,9 +73,6 @@ fn target() -> Target {
 }
 
 fn config() -> Config {
-    let mut members = [None; MAX_MEMBERS];
-    members[0] = Some(Uuid([1; 16]));
-    members[1] = Some(Uuid([2; 16]));
     Config {
         generation: Generation {
             number: 6,
@@ -73,8 +81,13 @@ fn config() -> Config {
         epoch: Epoch(8),
         in_sync: MemberSet::from_bits(3),
         catching_up: MemberSet::EMPTY,
-        members,
         clean: true,
+        forked_from: Some(Fork {
+            history: Uuid([0x46; 16]),
+            epoch: Epoch(4),
+        }),
+        quorum: Quorum::Majority,
+        ..crate::config::tests::sample()
     }
 }
 
@@ -94,6 +107,8 @@ fn samples() -> [Control; 5] {
             to,
             config: config(),
             assign: true,
+            joins: true,
+            discard: false,
         },
         Control::Detach {
             to,
@@ -124,7 +139,7 @@ fn bytes_on_the_wire() {
     expected.extend(b"rmr-msg\0");
     expected.extend(1u16.to_le_bytes());
     expected.extend(18u16.to_le_bytes());
-    expected.extend(728u32.to_le_bytes());
+    expected.extend(1024u32.to_le_bytes());
     expected.extend([0; 8]);
     expected.extend([0xaa; 16]);
     expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
@@ -134,16 +149,21 @@ fn bytes_on_the_wire() {
     expected.extend(b"pool");
     expected.extend([0; 60]);
     expected.extend([1; 16]);
-    expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([3, 0, 0, 0, 0, 0, 0, 0]);
     for number in [6u64, 7, 8] {
         expected.extend(number.to_le_bytes());
     }
-    for number in [3u32, 0, 1, 0] {
+    for number in [3u32, 0, 3, 0] {
         expected.extend(number.to_le_bytes());
     }
+    expected.extend([0x48; 16]);
+    expected.extend([0x46; 16]);
+    expected.extend(4u64.to_le_bytes());
     expected.extend([1; 16]);
+    expected.extend(5u64.to_le_bytes());
     expected.extend([2; 16]);
-    expected.extend([0; 30 * 16]);
+    expected.extend(6u64.to_le_bytes());
+    expected.extend([0; 30 * 24]);
     reseal(&mut expected, HEADER_BYTES);
     let [_, _, install, ..] = samples();
     assert_eq!(encode(&install), expected);
@@ -188,13 +208,16 @@ fn refused_fields() {
         );
         assert_eq!(with(bytes, 42, &[1]), WireError::Reserved);
         assert_eq!(with(bytes, 44, &[1]), WireError::Reserved);
-        assert_eq!(with(bytes, FLAGS, &[2]), WireError::Flags(2));
+        assert_eq!(with(bytes, FLAGS, &[8]), WireError::Flags(8));
         assert_eq!(with(bytes, FLAGS + 4, &[1]), WireError::Reserved);
     }
     for at in [24, 40, 48, 56, 64, 72, 80, STORE] {
         assert_eq!(with(&query, at, &[1]), WireError::Reserved);
     }
-    assert_eq!(with(&query, FLAGS, &[1]), WireError::Flags(1));
+    for bytes in [&query, &detach, &ping] {
+        assert_eq!(with(bytes, FLAGS, &[1]), WireError::Flags(1));
+    }
+    assert_eq!(with(&promise, FLAGS, &[2]), WireError::Flags(2));
     for bytes in [&promise, &install, &detach, &ping] {
         assert_eq!(with(bytes, 40, &[0]), WireError::Member(0));
         assert_eq!(with(bytes, 40, &[33]), WireError::Member(33));
@@ -216,8 +239,9 @@ fn refused_fields() {
     assert_eq!(with(&install, 64, &[5]), WireError::ConfigHeader);
     assert_eq!(with(&install, 72, &[5]), WireError::ConfigHeader);
     assert_eq!(with(&install, STORE, &[5]), WireError::ConfigHeader);
+    assert_eq!(with(&install, 48, &[4]), WireError::ConfigHeader);
     assert_eq!(
-        with(&install, CONFIG, &[0; 552]),
+        with(&install, CONFIG, &[0; 848]),
         WireError::Missing("configuration")
     );
     assert_eq!(
@@ -243,6 +267,8 @@ fn encoder_refuses() {
             to,
             config,
             assign: false,
+            joins: false,
+            discard: false,
         })
     };
     assert_eq!(install(nil, config()), WireError::Missing("pool UUID"));

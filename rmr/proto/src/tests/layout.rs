@@ -46,10 +46,27 @@ fn check(layout: &Layout, geometry: Geometry) {
     assert_eq!(layout.metadata_bytes(), data.offset);
     for id in MemberId::all() {
         for copy in layout.bitmap(id) {
-            assert!(copy.len * 8 >= geometry.chunks());
-            assert!((copy.len - 4096) * 8 < geometry.chunks());
+            assert_eq!(copy.len, layout.bitmap_pages() * 4096);
         }
     }
+    let pages = layout.bitmap_pages();
+    assert!(pages * BITMAP_PAGE_CHUNKS >= geometry.chunks());
+    assert!((pages - 1) * BITMAP_PAGE_CHUNKS < geometry.chunks());
+    let inside = |places: [Place; 2], areas: [Area; 2]| {
+        for (copy, (at, area)) in places.into_iter().zip(areas).enumerate() {
+            assert_eq!(usize::from(at.copy), copy);
+            assert!(at.offset >= area.offset && at.offset + 4096 <= area.end().unwrap());
+        }
+    };
+    let (first, last) = (member(1), member(32));
+    for (id, page) in [(first, 0), (first, pages - 1), (last, pages - 1)] {
+        inside(layout.bitmap_page(id, page).unwrap(), layout.bitmap(id));
+    }
+    for page in 0..LOG_PAGES {
+        inside(layout.log_page(page).unwrap(), layout.activity_log());
+    }
+    assert_eq!(layout.bitmap_page(first, pages), None);
+    assert_eq!(layout.log_page(LOG_PAGES), None);
 }
 
 #[test]

@@ -20,8 +20,19 @@ prop_compose! {
         incarnation: u64,
         promised in prop_oneof![Just(Generation::NONE), any_generation()],
         installed in proptest::option::of(any_config()),
+        suspect_all: bool,
+        bitmaps: u32,
+        all_dirty: u32,
     ) -> EpochRecord {
-        EpochRecord { incarnation: Incarnation(incarnation), promised, installed }
+        let bitmaps = MemberSet::from_bits(bitmaps);
+        EpochRecord {
+            incarnation: Incarnation(incarnation),
+            promised,
+            installed,
+            suspect_all,
+            bitmaps,
+            all_dirty: MemberSet::from_bits(all_dirty).minus(bitmaps),
+        }
     }
 }
 
@@ -46,6 +57,9 @@ fn sample(incarnation: u64) -> EpochRecord {
         incarnation: Incarnation(incarnation),
         promised: generation,
         installed: None,
+        suspect_all: true,
+        bitmaps: MemberSet::from_bits(2),
+        all_dirty: MemberSet::from_bits(4),
     }
 }
 
@@ -59,6 +73,9 @@ fn bytes_on_disk() {
     expected.extend([1, 0, 0, 0]);
     expected.extend([7; 16]);
     for number in [1u64 << 30, 11, 0, 3, 4, 5] {
+        expected.extend(number.to_le_bytes());
+    }
+    for number in [1u32, 2, 4] {
         expected.extend(number.to_le_bytes());
     }
     expected.resize(RECORD_BYTES, 0);
@@ -84,7 +101,12 @@ fn damaged() {
         in_sync: MemberSet::only(member(1)),
         catching_up: MemberSet::EMPTY,
         members: core::array::from_fn(|i| Some(Uuid([i as u8 + 1; 16]))),
+        incarnations: [Incarnation(1); MAX_MEMBERS],
         clean: false,
+        history: Uuid([1; 16]),
+        forked_from: None,
+        quorum: Quorum::Off,
+        maintenance: MemberSet::EMPTY,
     };
     let newer = encode(
         &EpochRecord {
@@ -146,12 +168,14 @@ fn refused_fields() {
     assert_eq!(with(22, &[1]), RecordError::Reserved);
     assert_eq!(with(24, &[0; 16]), RecordError::Field("store UUID"));
     assert_eq!(with(56, &[1]), RecordError::Reserved);
-    assert_eq!(with(FRAME + 24, &[1]), RecordError::Reserved);
+    assert_eq!(with(FRAME + 24, &[2]), RecordError::Reserved);
+    assert_eq!(with(FRAME + 36, &[1]), RecordError::Reserved);
+    assert_eq!(with(FRAME + 28, &[4]), RecordError::Field("set of bitmaps"));
     assert_eq!(
-        with(FRAME + 32, &[1]),
+        with(FRAME + 40, &[1]),
         RecordError::Config(ConfigError::NotEmpty)
     );
-    assert_eq!(with(FRAME + 584, &[1]), RecordError::Reserved);
+    assert_eq!(with(FRAME + 888, &[1]), RecordError::Reserved);
     assert_eq!(with(RECORD_BYTES - 1, &[1]), RecordError::Reserved);
 }
 
@@ -230,17 +254,21 @@ fn pick_newest_of_all_pairs() {
                     read(0, a).unwrap_err(),
                     read(1, b).unwrap_err(),
                 )),
-                (Some(a), None) => Ok((a, Some(1))),
-                (None, Some(b)) => Ok((b, Some(0))),
-                (Some(a), Some(b)) if a.0 > b.0 => Ok((a, Some(1))),
-                (Some(a), Some(b)) if a.0 < b.0 => Ok((b, Some(0))),
-                (Some(a), Some(b)) if a == b => Ok((a, None)),
+                (Some(a), None) => Ok((a, Some(1), false)),
+                (None, Some(b)) => Ok((b, Some(0), true)),
+                (Some(a), Some(b)) if a.0 > b.0 => {
+                    let skipped = a.0 > b.0 + 1;
+                    Ok((a, Some(1), skipped))
+                }
+                (Some(a), Some(b)) if a.0 < b.0 => Ok((b, Some(0), true)),
+                (Some(a), Some(b)) if a == b => Ok((a, None, false)),
                 (Some(a), Some(_)) => Err(PickError::Contradiction { sequence: a.0 }),
             };
-            let expected = expected.map(|((sequence, record), rewrite)| Newest {
+            let expected = expected.map(|((sequence, record), rewrite, suspicious)| Newest {
                 sequence,
                 record,
                 rewrite,
+                suspicious,
             });
             assert_eq!(picked, expected, "{a:?} and {b:?}");
         }
@@ -257,7 +285,7 @@ proptest! {
 
     /// Whatever is accepted is what would have been written.
     #[test]
-    fn accepted_is_canonical(record in any_record(), at in 0usize..700, byte: u8) {
+    fn accepted_is_canonical(record in any_record(), at in 0usize..1000, byte: u8) {
         let bytes = forged(&encode(&record, 1, AT[0]), FRAME, at, &[byte]);
         if let Ok(v) = parse(AT[0], &bytes) {
             prop_assert_eq!(&encode(&v.record, v.sequence, AT[0])[..], &bytes[..]);

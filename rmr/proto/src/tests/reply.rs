@@ -17,6 +17,12 @@ prop_compose! {
         promised in prop_oneof![Just(Generation::NONE), any_generation()],
         installed in proptest::option::of(any_config()),
         serving: bool,
+        progress in prop_oneof![
+            Just(Progress::Unknown),
+            (1u64..).prop_map(Progress::Dirty),
+            Just(Progress::Ready),
+        ],
+        log_extents in 2..=MAX_LOG_EXTENTS,
         nil: bool,
     ) -> MemberReport {
         MemberReport {
@@ -31,6 +37,8 @@ prop_compose! {
             promised,
             serving: serving && installed.is_some(),
             installed,
+            progress,
+            log_extents,
         }
     }
 }
@@ -39,26 +47,47 @@ fn any_status() -> impl Strategy<Value = Status> {
     (0..Status::ALL.len()).prop_map(|i| Status::ALL[i])
 }
 
-fn any_reply() -> impl Strategy<Value = Reply> {
+fn any_suspects() -> impl Strategy<Value = Suspects<'static>> {
+    let run = (any::<u32>(), 1u32..).prop_map(|(first, chunks)| Run::new(first.into(), chunks));
+    let some = proptest::collection::vec(run, 0..20).prop_map(|runs| Suspects {
+        all: false,
+        runs: runs.leak(),
+    });
+    prop_oneof![Just(ALL), some]
+}
+
+const ALL: Suspects<'static> = Suspects {
+    all: true,
+    runs: &[],
+};
+
+fn any_reply() -> impl Strategy<Value = Reply<'static>> {
     let kind = prop_oneof![
         Just(Kind::Query),
         Just(Kind::Promise),
         Just(Kind::Install),
         Just(Kind::Detach),
-        Just(Kind::Ping)
+        Just(Kind::Ping),
+        Just(Kind::Merge)
     ];
-    (kind, any_status(), proptest::option::of(any_report()))
-        .prop_filter("a report is needed", |(kind, status, report)| {
+    let status = prop_oneof![Just(Status::Ok), any_status()];
+    let report = proptest::option::of(any_report());
+    (kind, status, report, any_suspects())
+        .prop_filter("a report is needed", |(kind, status, report, _)| {
             report.is_some() || !status.is_ok() || !matches!(kind, Kind::Query | Kind::Promise)
         })
-        .prop_map(|(kind, status, report)| Reply {
-            kind,
-            status,
+        .prop_map(|(kind, status, report, suspects)| Reply {
             report,
+            suspects: if kind == Kind::Promise && status.is_ok() {
+                suspects
+            } else {
+                Suspects::default()
+            },
+            ..Reply::bare(kind, status)
         })
 }
 
-fn encode(reply: &Reply) -> Vec<u8> {
+fn encode(reply: &Reply<'_>) -> Vec<u8> {
     let mut buf = [0x55; REPLY_BYTES];
     let len = reply.encode::<Host>(&mut buf).unwrap().len();
     assert!(buf[len..].iter().all(|b| *b == 0));
@@ -88,14 +117,23 @@ fn report() -> MemberReport {
         },
         installed: None,
         serving: false,
+        progress: Progress::Dirty(9),
+        log_extents: 64,
     }
 }
 
-fn query() -> Reply {
+fn query() -> Reply<'static> {
     Reply {
-        kind: Kind::Query,
-        status: Status::Ok,
         report: Some(report()),
+        ..Reply::bare(Kind::Query, Status::Ok)
+    }
+}
+
+fn promise(suspects: Suspects<'_>) -> Reply<'_> {
+    Reply {
+        kind: Kind::Promise,
+        suspects,
+        ..query()
     }
 }
 
@@ -104,8 +142,8 @@ fn bytes_on_the_wire() {
     let mut expected = Vec::new();
     expected.extend(b"rmr-rep\0");
     expected.extend(1u16.to_le_bytes());
-    expected.extend(16u16.to_le_bytes());
-    expected.extend(680u32.to_le_bytes());
+    expected.extend(17u16.to_le_bytes());
+    expected.extend(1024u32.to_le_bytes());
     expected.extend([0; 4]);
     expected.extend([0, 0, 0, 0]);
     expected.extend([1, 0, 1, 0, 2, 0, 0, 0]);
@@ -119,19 +157,37 @@ fn bytes_on_the_wire() {
     }
     expected.extend(4u64.to_le_bytes());
     expected.extend(5u64.to_le_bytes());
-    expected.extend([0; 552]);
+    expected.extend(9u64.to_le_bytes());
+    expected.extend(64u32.to_le_bytes());
+    expected.extend([2, 0, 1, 0]);
+    expected.extend([0; 848]);
+    for (first, chunks) in [(7u64, 8u32), (1 << 40, 1)] {
+        expected.extend(first.to_le_bytes());
+        expected.extend(chunks.to_le_bytes());
+        expected.extend([0; 4]);
+    }
     reseal(&mut expected, HEADER);
-    assert_eq!(encode(&query()), expected);
+    let runs = [Run::new(7, 8), Run::new(1 << 40, 1)];
+    let suspects = Suspects {
+        all: false,
+        runs: &runs,
+    };
+    assert_eq!(encode(&promise(suspects)), expected);
 }
 
 #[test]
 fn damaged() {
-    let busy = Reply {
-        kind: Kind::Ping,
-        status: Status::Busy,
-        report: None,
+    let runs = [Run::new(7, 8); 3];
+    let suspects = Suspects {
+        all: false,
+        runs: &runs,
     };
-    for reply in [query(), busy] {
+    for reply in [
+        query(),
+        Reply::bare(Kind::Ping, Status::Busy),
+        promise(suspects),
+        promise(ALL),
+    ] {
         let bytes = encode(&reply);
         let accepts = |bytes: &[u8]| Reply::parse::<Host>(bytes, reply.kind).is_ok();
         refuses_bit_flips(&bytes, accepts);
@@ -155,18 +211,12 @@ fn refused_fields() {
         Err(WireError::Kind(16))
     );
     assert_eq!(with(8, &[9]), WireError::Version(9));
-    assert_eq!(
-        with(12, &[0]),
-        WireError::Length {
-            said: 512,
-            right: 680
-        }
-    );
+    assert_eq!(with(12, &[0, 0]), WireError::Length { said: 0, right: 24 });
     assert_eq!(
         with(12, &[0xff; 4]),
         WireError::Length {
             said: u32::MAX,
-            right: 680
+            right: 24
         }
     );
     assert_eq!(with(20, &[1, 0]), WireError::Status(1));
@@ -176,7 +226,8 @@ fn refused_fields() {
     assert_eq!(with(HEADER + 4, &[0]), WireError::Member(0));
     assert_eq!(with(HEADER + 4, &[33]), WireError::Member(33));
     assert_eq!(with(HEADER + 6, &[1]), WireError::Missing("configuration"));
-    assert_eq!(with(HEADER + 6, &[2]), WireError::Flags(2));
+    assert_eq!(with(HEADER + 6, &[2]), WireError::Reserved);
+    assert_eq!(with(HEADER + 6, &[4]), WireError::Flags(4));
     assert_eq!(
         with(HEADER + 24, &[0; 16]),
         WireError::Missing("store UUID")
@@ -196,10 +247,44 @@ fn refused_fields() {
     assert_eq!(with(HEADER + 57, &[1]), WireError::Reserved);
     assert!(matches!(with(HEADER + 64, &[0, 0]), WireError::Limits(_)));
     assert!(matches!(with(HEADER + 84, &[64]), WireError::Limits(_)));
+    assert_eq!(with(HEADER + 104, &[0]), WireError::Progress(1, 0));
+    for extents in [0u32, 1, 1025] {
+        assert_eq!(
+            with(HEADER + 112, &extents.to_le_bytes()),
+            WireError::LogExtents(extents)
+        );
+    }
+    let length = |said| WireError::Length { said, right: 992 };
+    assert_eq!(with(HEADER + 116, &[1]), length(992));
+    assert_eq!(with(HEADER + 118, &[3]), WireError::Progress(3, 9));
+    assert_eq!(with(HEADER + 119, &[1]), WireError::Reserved);
     assert_eq!(
-        with(HEADER + 104, &[1]),
+        with(HEADER + 120, &[1]),
         WireError::Config(ConfigError::NotEmpty)
     );
+    let runs = [Run::new(7, 8)];
+    let good = encode(&promise(Suspects {
+        all: false,
+        runs: &runs,
+    }));
+    let with = |at: usize, new: &[u8]| {
+        Reply::parse::<Host>(&forged(&good, HEADER, at, new), Kind::Promise).unwrap_err()
+    };
+    assert_eq!(with(HEADER + 6, &[2]), WireError::Count(1));
+    assert_eq!(with(20, &22u16.to_le_bytes()), WireError::Status(22));
+    assert_eq!(
+        with(20, &Status::Busy.wire().to_le_bytes()),
+        WireError::Reserved
+    );
+    let run = HEADER + 968;
+    assert_eq!(
+        with(run + 8, &[0]),
+        WireError::Run {
+            first: 7,
+            chunks: 0
+        }
+    );
+    assert_eq!(with(run + 12, &[1]), WireError::Reserved);
 }
 
 #[test]
@@ -219,6 +304,26 @@ fn encoder_refuses() {
         }),
         WireError::Kind(2)
     );
+    assert_eq!(
+        refused(Reply {
+            suspects: ALL,
+            ..query()
+        }),
+        WireError::Reserved
+    );
+    let runs = [Run::new(1, 1); MAX_SUSPECTS + 1];
+    assert_eq!(
+        refused(promise(Suspects {
+            all: false,
+            runs: &runs
+        })),
+        WireError::Count(1025)
+    );
+    let full = promise(Suspects {
+        all: false,
+        runs: &runs[1..],
+    });
+    assert!(full.encode::<Host>(&mut [0; REPLY_BYTES]).is_ok());
     let nobody = MemberReport {
         store: Uuid::NIL,
         ..report()
@@ -242,7 +347,7 @@ proptest! {
 
     /// Whatever is accepted is what the encoder would have sent.
     #[test]
-    fn accepted_is_canonical(reply in any_reply(), at in 0usize..680, byte: u8) {
+    fn accepted_is_canonical(reply in any_reply(), at in 0usize..1400, byte: u8) {
         let mut bytes = encode(&reply);
         let at = at % bytes.len();
         bytes[at] = byte;
