@@ -5,7 +5,11 @@
 pub mod cache;
 pub mod disk;
 pub mod faults;
+pub mod network;
+pub mod observer;
 pub mod plan;
 pub mod queue;
 pub mod random;
+pub mod store;
 pub mod trace;
+pub mod workload;

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sees everything that happens in a run, and tells the checkers.
+//!
+//! What a member promised or installed is taken from what it wrote to its disk and answered, not from what
+//! the engine says of itself. So which configuration is complete is found out here, too.
+
+use crate::plan::Plan;
+use crate::plan::MS;
+use crate::plan::SECOND;
+use crate::queue::Nanos;
+use crate::workload::Request;
+use crate::workload::What;
+use rmr_checkers::disks::Disks;
+use rmr_checkers::disks::Geometry;
+use rmr_checkers::disks::Marks;
+use rmr_checkers::execution::Configuration;
+use rmr_checkers::execution::Execution;
+use rmr_checkers::execution::Header;
+use rmr_checkers::history::Event;
+use rmr_checkers::history::History;
+use rmr_checkers::history::Initial;
+use rmr_checkers::history::Operation;
+use rmr_checkers::history::Outcome;
+use rmr_checkers::liveness::Bounds;
+use rmr_checkers::liveness::Counted;
+use rmr_checkers::liveness::Liveness;
+use rmr_checkers::Violation;
+use rmr_proto::Config;
+use rmr_proto::EpochRecord;
+use rmr_proto::Generation;
+use rmr_proto::MemberId;
+use rmr_proto::Quorum;
+use rmr_proto::Uuid;
+use std::collections::BTreeMap;
+
+/// After healing, so long at most until all members are in sync: the longest pause before a rejoin is a minute.
+const HEAL: Nanos = 150 * SECOND;
+
+/// Generation and number of a configuration.
+type Name = (u64, u64, u64);
+
+/// A configuration that some member has persisted.
+#[derive(Debug)]
+struct Known {
+    config: Config,
+    persisted: u32,
+    complete: bool,
+}
+
+/// What one member persisted last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    installed: Option<Name>,
+}
+
+/// All checkers, and what they need to be told.
+#[derive(Debug)]
+pub struct Observer {
+    history: History,
+    disks: Disks,
+    execution: Execution,
+    liveness: Liveness,
+    violations: Vec<Violation>,
+    /// The opening of a device by the nonce of its generations.
+    openings: BTreeMap<u64, u32>,
+    configs: BTreeMap<Name, Known>,
+    last: BTreeMap<u8, Last>,
+    attached: Vec<(u64, u64)>,
+    /// The history of the last complete configuration.
+    lineage: Option<Uuid>,
+    /// Requests that are not answered, with their opening.
+    open: BTreeMap<u64, (u32, Request)>,
+    /// Set when everything is to be compared, not only what was touched.
+    compare: bool,
+    newest: Option<Name>,
+    table: u32,
+}
+
+impl Observer {
+    /// Nothing has happened.
+    pub fn new(plan: &Plan) -> Observer {
+        let mut history = History::new(Initial::Zero);
+        history.set_quorum(plan.quorum);
+        let table = (1 << plan.members) - 1;
+        let geometry = Geometry {
+            sectors: plan.size / 512,
+            chunk_sectors: 1 << (plan.chunk_shift - 9),
+        };
+        Observer {
+            history,
+            disks: Disks::new(geometry, table),
+            execution: Execution::new(),
+            liveness: Liveness::new(Bounds {
+                io_timeout: plan.io_timeout,
+                io_slack: plan.io_timeout + 4 * plan.heartbeat + 5 * SECOND,
+                heal: HEAL,
+                messages: 20_000,
+                metadata_writes: 20_000,
+                log_lines: 100,
+            }),
+            violations: Vec::new(),
+            openings: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            last: BTreeMap::new(),
+            attached: Vec::new(),
+            lineage: None,
+            open: BTreeMap::new(),
+            compare: false,
+            newest: None,
+            table,
+        }
+    }
+
+    /// How long after healing everything must be well.
+    pub fn bound() -> Nanos {
+        HEAL
+    }
+
+    /// What is wrong so far.
+    pub fn violations(&mut self) -> &[Violation] {
+        self.violations.extend(self.liveness.take());
+        &self.violations
+    }
+
+    /// Something is wrong that no checker sees.
+    pub fn violate(&mut self, violation: Violation) {
+        self.violations.push(violation);
+    }
+
+    fn note(&mut self, result: Result<(), Violation>) {
+        self.violations.extend(result.err());
+    }
+
+    // Clients.
+
+    /// An opening of the device uses this nonce.
+    pub fn opening(&mut self, opening: u32, nonce: u64) {
+        self.openings.insert(nonce, opening);
+    }
+
+    /// An application asks.
+    pub fn asked(&mut self, now: Nanos, opening: u32, request: Request) {
+        let values = request.values();
+        let what = match request.what {
+            What::Read => Operation::Read {
+                sector: request.sector,
+                count: request.count as u32,
+            },
+            What::Flush => Operation::Flush,
+            What::Write(fua) | What::Zeroes(fua) => {
+                self.disks.started(request.op, request.sector, &values);
+                Operation::Write {
+                    sector: request.sector,
+                    values,
+                    fua,
+                }
+            }
+        };
+        self.history.push(Event::Invoke {
+            t: now,
+            op: request.op,
+            client: opening,
+            what,
+        });
+        self.liveness.invoked(now, request.op);
+        self.open.insert(request.op, (opening, request));
+    }
+
+    /// It is answered.
+    pub fn answered(&mut self, now: Nanos, op: u64, outcome: Outcome) {
+        let Some((_, request)) = self.open.remove(&op) else {
+            return;
+        };
+        if request.is_write() {
+            match outcome {
+                Outcome::Ok(_) => self.disks.completed(op),
+                Outcome::Error | Outcome::Unknown => self.disks.failed(op),
+            }
+        }
+        self.liveness.returned(now, op);
+        let outcome = match (outcome, request.what) {
+            (Outcome::Ok(values), What::Read) => Outcome::Ok(values),
+            (Outcome::Ok(_), _) => Outcome::Ok(Vec::new()),
+            (other, _) => other,
+        };
+        self.history.push(Event::Return {
+            t: now,
+            op,
+            outcome,
+        });
+    }
+
+    /// An opening is over: its host crashed, or the device was closed.
+    pub fn gone(&mut self, now: Nanos, opening: u32) {
+        self.history.push(Event::Gone {
+            t: now,
+            client: opening,
+        });
+        let ops: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, (of, _))| *of == opening)
+            .map(|(&op, _)| op)
+            .collect();
+        for &op in &ops {
+            self.open.remove(&op);
+            self.disks.failed(op);
+        }
+        self.liveness.gone(ops);
+    }
+
+    /// Requests that are not answered.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// IO is held for want of data, or no longer.
+    pub fn held(&mut self, now: Nanos, held: bool) {
+        self.liveness.held(now, held);
+    }
+
+    /// IO is frozen.
+    pub fn freeze(&mut self, now: Nanos) {
+        self.liveness.freeze(now);
+    }
+
+    /// It is not any more.
+    pub fn thaw(&mut self, now: Nanos, due: Nanos) {
+        self.liveness.thaw(now, due);
+    }
+
+    // Members.
+
+    /// A member starts, or its disk was reset; or it is gone, with incarnation 0.
+    pub fn restarted(&mut self, member: u8, incarnation: u64) {
+        self.execution.restarted(member, incarnation);
+        self.compare = true;
+    }
+
+    /// A member has another disk, with nothing on it.
+    pub fn replaced(&mut self, member: u8) {
+        self.execution.replaced(member);
+        self.disks.replaced(member);
+        self.last.remove(&member);
+        for known in self.configs.values_mut() {
+            known.persisted &= !rmr_checkers::bit(member);
+        }
+        self.compare = true;
+    }
+
+    /// What a member's disk returns has changed.
+    pub fn wrote(&mut self, member: u8, sector: u64, value: u64) {
+        self.disks.wrote(member, sector, value);
+    }
+
+    /// Sectors of a member's disk hold again what they held before.
+    pub fn lost(&mut self, now: Nanos, member: u8, sectors: Option<Vec<u64>>) {
+        if sectors.as_ref().is_none_or(|sectors| !sectors.is_empty()) {
+            self.history.push(Event::CacheLost {
+                t: now,
+                member,
+                sectors,
+            });
+        }
+    }
+
+    /// A member answers a promise.
+    pub fn promised(&mut self, now: Nanos, member: u8, generation: Generation) {
+        let result = self
+            .execution
+            .promised(now, member, (generation.number, generation.nonce));
+        self.note(result);
+        self.compare = true;
+    }
+
+    /// A member has persisted an epoch record, all copies of it.
+    pub fn persisted(&mut self, now: Nanos, member: u8, record: &EpochRecord) {
+        self.compare = true;
+        let Some(config) = &record.installed else {
+            return;
+        };
+        let name = (
+            config.generation.number,
+            config.generation.nonce,
+            config.epoch.0,
+        );
+        let last = self.last.entry(member).or_default();
+        if last.installed == Some(name) {
+            return;
+        }
+        last.installed = Some(name);
+        let new = Configuration {
+            generation: (name.0, name.1),
+            epoch: name.2,
+            in_sync: config.in_sync.bits(),
+            catching_up: config.catching_up.bits(),
+        };
+        let result = self.execution.installed(now, member, new);
+        self.note(result);
+        let known = self.configs.entry(name).or_insert_with(|| Known {
+            config: config.clone(),
+            persisted: 0,
+            complete: false,
+        });
+        known.persisted |= rmr_checkers::bit(member);
+        let receivers = config.receivers().bits();
+        let enough =
+            config.quorum == Quorum::Off || known.persisted.count_ones() * 2 > config.table().len();
+        if known.complete || receivers & !known.persisted != 0 || !enough {
+            if !known.complete {
+                self.disks.installing(config.in_sync.bits());
+            }
+            return;
+        }
+        known.complete = true;
+        self.complete(now, name, &config.clone());
+    }
+
+    fn complete(&mut self, now: Nanos, name: Name, config: &Config) {
+        let in_sync = config.in_sync.bits();
+        let forced = self
+            .lineage
+            .is_some_and(|lineage| lineage != config.history);
+        self.lineage = Some(config.history);
+        self.newest = self.newest.max(Some(name));
+        let table = config.table().bits();
+        if table != self.table {
+            self.table = table;
+            self.disks.table(table);
+        }
+        let generation = (name.0, name.1);
+        if self.attached.contains(&generation) {
+            self.disks.configured(in_sync);
+        } else {
+            self.attached.push(generation);
+            self.disks.attached(in_sync);
+            let client = self.openings.get(&name.1).copied().unwrap_or(0);
+            self.history.push(Event::Attached {
+                t: now,
+                client,
+                generation: name.0,
+                in_sync,
+                forced,
+            });
+        }
+        self.history.push(Event::Config { t: now, in_sync });
+        self.all_in_sync(now);
+    }
+
+    fn all_in_sync(&mut self, now: Nanos) {
+        let all = self.is_whole();
+        self.liveness.in_sync(now, all);
+    }
+
+    /// Whether the newest complete configuration has every member of its table in sync.
+    pub fn is_whole(&self) -> bool {
+        let config = self.newest.and_then(|name| self.configs.get(&name));
+        config.is_some_and(|known| known.config.in_sync == known.config.table())
+    }
+
+    /// The newest complete configuration.
+    pub fn config(&self) -> Option<&Config> {
+        let known = self.newest.and_then(|name| self.configs.get(&name));
+        known.map(|known| &known.config)
+    }
+
+    /// The nonce of whoever installed the newest complete configuration.
+    pub fn ruler(&self) -> Option<u64> {
+        self.newest.map(|name| name.1)
+    }
+
+    /// A write begins to touch the disk of a member.
+    pub fn begins(&mut self, now: Nanos, member: u8, header: &rmr_proto::Header, seq: u64) {
+        let result = self.execution.begin(now, member, named(header), seq);
+        self.note(result);
+    }
+
+    /// It no longer does; `undone` if it failed and may be executed again.
+    pub fn ends(&mut self, member: u8, generation: Generation, seq: u64, undone: bool) {
+        let generation = (generation.number, generation.nonce);
+        if undone {
+            self.execution.undone(member, generation, seq);
+        } else {
+            self.execution.end(member, generation, seq);
+        }
+    }
+
+    /// A member was told a watermark.
+    pub fn watermark(&mut self, member: u8, header: &rmr_proto::Header) {
+        let generation = (header.generation.number, header.generation.nonce);
+        self.execution
+            .watermark(member, generation, header.watermark.0);
+    }
+
+    /// A member serves a read of a client.
+    pub fn reads(&mut self, now: Nanos, member: u8, header: &rmr_proto::Header) {
+        let result = self.execution.read(now, member, named(header));
+        self.note(result);
+    }
+
+    // Everything.
+
+    /// A control or peer message was sent.
+    pub fn message(&mut self, now: Nanos) {
+        self.liveness.count(now, Counted::Message);
+    }
+
+    /// A record was written.
+    pub fn metadata(&mut self, now: Nanos, member: u8) {
+        self.liveness.count(now, Counted::MetadataWrite(member));
+    }
+
+    /// Marks of a chunk may have been taken away.
+    pub fn touch(&mut self, chunk: u64) {
+        self.disks.touch(chunk);
+    }
+
+    /// Marks may have been taken away anywhere.
+    pub fn compare_all(&mut self) {
+        self.compare = true;
+    }
+
+    /// Compares copies and marks, after each step.
+    pub fn check(&mut self, now: Nanos, marks: &impl Marks) {
+        let result = if std::mem::take(&mut self.compare) {
+            self.disks.check_all(now, marks)
+        } else {
+            self.disks.check_touched(now, marks)
+        };
+        self.note(result);
+    }
+
+    /// Compares members in sync, when nothing is in flight.
+    pub fn check_equal(&mut self, now: Nanos, marks: &impl Marks) {
+        let result = self.disks.check_equal(now, marks);
+        self.note(result);
+    }
+
+    /// Everything is healed.
+    pub fn healed(&mut self, now: Nanos) {
+        self.liveness.healed(now);
+        self.all_in_sync(now);
+    }
+
+    /// The end: what was wrong, and the history for further checks.
+    pub fn finish(mut self, now: Nanos) -> (Vec<Violation>, History) {
+        let mut violations = std::mem::take(&mut self.violations);
+        violations.extend(self.liveness.finish(now));
+        let report = self.history.check();
+        violations.extend(report.violations);
+        (violations, self.history)
+    }
+
+    /// The longest time a request waited, and the longest freeze.
+    pub fn longest(&self) -> (Nanos, Nanos) {
+        (self.liveness.longest(), self.liveness.longest_freeze())
+    }
+
+    /// How many chunks of a member's copy differ.
+    pub fn differing(&self, member: u8) -> usize {
+        self.disks.differing(member)
+    }
+}
+
+/// How long IO may be frozen: a round trip, the drain, a flush; slow disks and lost messages included.
+pub fn freeze_due(plan: &Plan) -> Nanos {
+    plan.io_timeout + 4 * plan.heartbeat + 500 * MS
+}
+
+fn named(header: &rmr_proto::Header) -> Header {
+    Header {
+        generation: (header.generation.number, header.generation.nonce),
+        epoch: header.epoch.0,
+        incarnation: header.incarnation.0,
+    }
+}
+
+/// The number of a member for the checkers.
+pub fn number(member: MemberId) -> u8 {
+    member.get() as u8
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the application asks of the disk.
+
+use crate::plan::Work;
+use crate::plan::MS;
+use crate::plan::SECOND;
+use crate::plan::US;
+use crate::queue::Nanos;
+use crate::random::Purpose;
+use crate::random::Random;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Reads.
+    Read,
+    /// Writes; stable when acknowledged if so.
+    Write(bool),
+    /// Writes zeroes; stable when acknowledged if so.
+    Zeroes(bool),
+    /// Makes stable what was acknowledged.
+    Flush,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its number in the run, from 1.
+    pub op: u64,
+    /// What it does.
+    pub what: What,
+    /// First sector.
+    pub sector: u64,
+    /// How many; 0 for a flush.
+    pub count: u64,
+}
+
+impl Request {
+    /// What a write gives to each of its sectors: a value no other write of the run has.
+    pub fn values(&self) -> Vec<u64> {
+        match self.what {
+            What::Write(_) => (0..self.count)
+                .map(|index| self.op << 16 | (index + 1))
+                .collect(),
+            What::Zeroes(_) => vec![0; self.count as usize],
+            What::Read | What::Flush => Vec::new(),
+        }
+    }
+
+    /// Whether it changes the disk.
+    pub fn is_write(&self) -> bool {
+        matches!(self.what, What::Write(_) | What::Zeroes(_))
+    }
+}
+
+/// Draws requests.
+#[derive(Debug)]
+pub struct Workload {
+    random: Random,
+    work: Work,
+    sectors: u64,
+    spots: Vec<u64>,
+    left: u32,
+    op: u64,
+}
+
+impl Workload {
+    /// The workload of a run on a volume of so many sectors.
+    pub fn new(seed: u64, work: Work, sectors: u64) -> Workload {
+        let mut random = Random::new(seed, Purpose::Work);
+        let spots = (0..work.spots).map(|_| random.below(sectors)).collect();
+        Workload {
+            random,
+            work,
+            sectors,
+            spots,
+            left: work.ops,
+            op: 0,
+        }
+    }
+
+    /// Requests that are not drawn yet.
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// No more requests.
+    pub fn stop(&mut self) {
+        self.left = 0;
+    }
+
+    /// A number for a request that is not of the workload.
+    pub fn number(&mut self) -> u64 {
+        self.op += 1;
+        self.op
+    }
+
+    /// How long to wait before the next request.
+    pub fn pause(&mut self) -> Nanos {
+        if self.random.chance(self.work.idle, 1000) {
+            return self.random.scaled(SECOND, 10 * SECOND);
+        }
+        match self.random.below(4) {
+            // Right behind the one before.
+            0 | 1 => 0,
+            2 => self.random.scaled(US, 10 * MS),
+            _ => self
+                .random
+                .below(self.work.pause * u64::from(self.work.depth)),
+        }
+    }
+
+    /// The next request; `None` if that were all.
+    pub fn draw(&mut self) -> Option<Request> {
+        self.left = self.left.checked_sub(1)?;
+        let op = self.number();
+        let kind = self.random.below(100);
+        let what = if kind < self.work.flushes {
+            What::Flush
+        } else if kind < self.work.flushes + self.work.reads {
+            What::Read
+        } else {
+            let fua = self.random.chance(self.work.fua, 100);
+            if self.random.chance(self.work.zeroes, 100) {
+                What::Zeroes(fua)
+            } else {
+                What::Write(fua)
+            }
+        };
+        let (mut sector, mut count) = (0, 0);
+        if what != What::Flush {
+            let spot = self.random.pick(&self.spots).unwrap_or(0);
+            sector = spot + self.random.below(self.work.spread);
+            count = self.random.scaled(1, self.work.longest);
+            if self.random.chance(2, 3) {
+                // Whole blocks of 4 KiB.
+                sector &= !7;
+                count = count.next_multiple_of(8);
+            }
+            sector %= self.sectors;
+            count = count.min(self.sectors - sector);
+        }
+        Some(Request {
+            op,
+            what,
+            sector,
+            count,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Kinds;
+    use crate::plan::Cut;
+    use crate::plan::Plan;
+    use std::collections::HashSet;
+
+    #[test]
+    fn requests() {
+        for seed in 0..50 {
+            let plan = Plan::draw(seed, Kinds::NONE, &Cut::default());
+            let sectors = plan.size / 512;
+            let mut workload = Workload::new(seed, plan.work, sectors);
+            let mut values = HashSet::new();
+            let mut count = 0;
+            while let Some(request) = workload.draw() {
+                count += 1;
+                assert!(request.sector + request.count <= sectors);
+                assert_eq!(request.count == 0, request.what == What::Flush);
+                for value in request.values() {
+                    assert!(value == 0 || values.insert(value));
+                }
+            }
+            assert_eq!(count, plan.work.ops);
+        }
+    }
+}
