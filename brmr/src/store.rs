@@ -473,12 +473,9 @@ impl Current<EpochRecord> {
         layout: &Layout,
         store: Uuid,
     ) -> Result<(KBox<Self>, bool)> {
-        let [first, second] = layout.epoch();
-        let newest = pick_newest(
-            EpochRecord::parse::<KernelCrc>(store, first, copy0),
-            EpochRecord::parse::<KernelCrc>(store, second, copy1),
-        )
-        .map_err(|error| {
+        let copies = [copy0, copy1];
+        let newest = EpochRecord::newest::<KernelCrc>(store, layout.epoch(), copies);
+        let newest = newest.map_err(|error| {
             refuse!(
                 numbered(bindings::EUCLEAN),
                 "add_store: device {}: the epoch record is lost: {}; what this store missed cannot be known, create it anew",

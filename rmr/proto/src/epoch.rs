@@ -10,7 +10,10 @@ use crate::ids::Incarnation;
 use crate::ids::MemberSet;
 use crate::ids::Uuid;
 use crate::record;
+use crate::record::pick_newest;
 use crate::record::Frame;
+use crate::record::Newest;
+use crate::record::PickError;
 use crate::record::Place;
 use crate::record::RecordError;
 use crate::record::RecordKind;
@@ -20,6 +23,7 @@ use core::mem::size_of;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 use zerocopy::FromZeros;
+use zerocopy::IntoBytes;
 use zerocopy_derive::FromBytes;
 use zerocopy_derive::Immutable;
 use zerocopy_derive::IntoBytes;
@@ -94,13 +98,78 @@ impl EpochRecord {
         at: Place,
         bytes: &[u8],
     ) -> Result<Versioned<Self>, RecordError> {
+        let image = Image::open::<C>(store, at, bytes)?;
+        Ok(Versioned {
+            sequence: image.sequence,
+            record: image.record.get()?,
+        })
+    }
+
+    /// The newer of both copies of the record of `store`, read from the places `at`: [`pick_newest`] of what
+    /// [`Self::parse`] makes of them, with less on the stack.
+    pub fn newest<C: Crc32c>(
+        store: Uuid,
+        at: [Place; 2],
+        copies: [&[u8]; 2],
+    ) -> Result<Newest<Self>, PickError> {
+        let [place0, place1] = at;
+        let [copy0, copy1] = copies;
+        let newest = pick_newest(
+            Image::open::<C>(store, place0, copy0),
+            Image::open::<C>(store, place1, copy1),
+        )?;
+        Ok(Newest {
+            sequence: newest.sequence,
+            record: newest
+                .record
+                .get()
+                .map_err(|why| PickError::Both(why, why))?,
+            rewrite: newest.rewrite,
+            suspicious: newest.suspicious,
+        })
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        if !self.bitmaps.intersection(self.all_dirty).is_empty() {
+            return Err(RecordError::Field("set of bitmaps"));
+        }
+        Ok(())
+    }
+}
+
+/// A record that was checked, still as bytes. Equal bytes are equal records, as there is one way to write each.
+struct Image<'a>(&'a RawEpoch);
+
+impl PartialEq for Image<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes() == other.0.as_bytes()
+    }
+}
+
+impl<'a> Image<'a> {
+    #[inline(never)]
+    fn open<C: Crc32c>(
+        store: Uuid,
+        at: Place,
+        bytes: &'a [u8],
+    ) -> Result<Versioned<Self>, RecordError> {
         let (frame, raw) = record::open::<C, RawEpoch>(RecordKind::Epoch, at, bytes)?;
         frame.check_store(store)?;
+        let record = Self(raw);
+        record.get()?;
+        Ok(Versioned {
+            sequence: frame.sequence,
+            record,
+        })
+    }
+
+    fn get(&self) -> Result<EpochRecord, RecordError> {
+        let raw = self.0;
         let flags = raw.flags.get();
         if raw.reserved.get() != 0 || flags & !SUSPECT_ALL != 0 {
             return Err(RecordError::Reserved);
         }
-        let record = Self {
+        let record = EpochRecord {
             incarnation: Incarnation(raw.incarnation.get()),
             promised: Generation {
                 number: raw.promised.get(),
@@ -112,16 +181,6 @@ impl EpochRecord {
             all_dirty: MemberSet::from_bits(raw.all_dirty.get()),
         };
         record.check()?;
-        Ok(Versioned {
-            sequence: frame.sequence,
-            record,
-        })
-    }
-
-    fn check(&self) -> Result<(), RecordError> {
-        if !self.bitmaps.intersection(self.all_dirty).is_empty() {
-            return Err(RecordError::Field("set of bitmaps"));
-        }
-        Ok(())
+        Ok(record)
     }
 }

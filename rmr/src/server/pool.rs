@@ -422,6 +422,20 @@ impl Registry {
 /// Starts a member on `store`, in a new incarnation.
 #[inline(never)]
 fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
+    let member = next_incarnation(&*store, &info)?;
+    let attached = Attached {
+        store,
+        info,
+        member,
+        client: None,
+        failed: false,
+    };
+    Ok(KBox::new(attached, GFP_KERNEL)?)
+}
+
+/// The state of a member that starts. The new incarnation is on disk before anybody hears of it.
+#[inline(never)]
+fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<MemberState> {
     let last = store.load_epoch()?;
     let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last);
     let member = start.ok_or_else(|| {
@@ -431,16 +445,8 @@ fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
             info.pool_name
         )
     })?;
-    // The new incarnation is on disk before anybody hears of it.
     store.save_epoch(member.record())?;
-    let attached = Attached {
-        store,
-        info,
-        member,
-        client: None,
-        failed: false,
-    };
-    Ok(KBox::new(attached, GFP_KERNEL)?)
+    Ok(member)
 }
 
 fn entry_of<'a>(inner: &'a mut Inner, name: &PoolName) -> Option<&'a mut Entry> {

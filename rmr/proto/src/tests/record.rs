@@ -220,7 +220,7 @@ fn pick_newest_of_all_pairs() {
         Copy::Misdirected,
         Copy::Foreign,
     ];
-    let read = |copy: usize, state| {
+    let bytes = |copy: usize, state| {
         let at = AT[copy];
         let mut bytes = match state {
             Copy::Good(n) => encode(&sample(n), n, at),
@@ -239,8 +239,9 @@ fn pick_newest_of_all_pairs() {
         if state == Copy::Torn {
             bytes[RECORD_BYTES - 1] ^= 1;
         }
-        parse(at, &bytes)
+        bytes
     };
+    let read = |copy: usize, state| parse(AT[copy], &bytes(copy, state));
     let version = |state| match state {
         Copy::Good(n) => Some((n, sample(n))),
         Copy::Odd => Some((2, sample(77))),
@@ -271,6 +272,9 @@ fn pick_newest_of_all_pairs() {
                 suspicious,
             });
             assert_eq!(picked, expected, "{a:?} and {b:?}");
+            let copies = [&bytes(0, a)[..], &bytes(1, b)[..]];
+            let newest = EpochRecord::newest::<Host>(STORE, AT, copies);
+            assert_eq!(newest, expected, "{a:?} and {b:?}");
         }
     }
 }
