@@ -848,8 +848,9 @@ impl Forger<'_> {
             to.store = Uuid(to.store.0.map(|b| !b));
         }
         config.generation = generation;
-        // The configuration names the store of the member it is sent to.
+        // The configuration names the store of the member it is sent to, and its incarnation.
         config.members[to.member.index()] = Some(to.store);
+        config.incarnations[to.member.index()] = to.incarnation;
         config.in_sync = config.in_sync.with(to.member);
         let epoch = config.epoch;
         let watermark = Seq(self.chance.next());
@@ -874,6 +875,8 @@ impl Forger<'_> {
                 to,
                 config,
                 assign: self.chance.coin(),
+                joins: self.chance.coin(),
+                discard: self.chance.coin(),
             },
             2 => Control::Detach {
                 to,
@@ -1137,7 +1140,7 @@ fn shoot(
 #[inline(never)]
 fn ask(session: &rtrs::Session<Link>, pool: PoolName) -> Result<KBox<MemberReport>> {
     let mut header = KBox::new([0; MAX_CONTROL_BYTES], GFP_KERNEL)?;
-    let mut reply = KBox::new([0; REPLY_BYTES], GFP_KERNEL)?;
+    let mut reply = KVec::from_elem(0u8, REPLY_BYTES, GFP_KERNEL)?;
     let query = Control::Query { name: pool };
     let bytes = query.encode::<KernelCrc>(&mut header).map_err(|_| EINVAL)?;
     session
