@@ -28,13 +28,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut members = [None; MAX_MEMBERS];
     members[0] = Some(store);
     members[1] = Some(Uuid([8; 16]));
+    let mut incarnations = [Incarnation::NONE; MAX_MEMBERS];
+    incarnations[0] = incarnation;
+    incarnations[1] = Incarnation(7);
     let config = Config {
         generation,
         epoch,
         in_sync: MemberSet::only(id(1)?),
         catching_up: MemberSet::only(id(2)?),
         members,
+        incarnations,
         clean: true,
+        history: pool,
+        forked_from: Some(Fork {
+            history: Uuid([3; 16]),
+            epoch: Epoch(2),
+        }),
+        quorum: Quorum::Majority,
+        maintenance: MemberSet::EMPTY,
     };
 
     let header = Header {
@@ -99,6 +110,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 to,
                 config: config_copy,
                 assign: true,
+                joins: true,
+                discard: true,
             },
         ),
         (
@@ -127,6 +140,49 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         )?;
     }
 
+    let run = Run::new(7, 8);
+    let marks = [Mark::new(run, MemberSet::only(id(2)?)); 3];
+    let merge = Merge {
+        to,
+        generation,
+        marks: &marks,
+    };
+    write(
+        "merge",
+        "marks",
+        merge.encode::<Crc>(&mut [0; MAX_MERGE_BYTES])?,
+    )?;
+    for (file, ask) in [
+        (
+            "fetch",
+            Ask::FetchDirty {
+                of: id(3)?,
+                page: 4,
+            },
+        ),
+        (
+            "pull",
+            Ask::Pull {
+                offset: 1 << 20,
+                len: 65536,
+            },
+        ),
+        ("clear", Ask::Clear { runs: &[run; 3] }),
+    ] {
+        let peer = Peer {
+            to: Header {
+                watermark: Seq::NONE,
+                ..header
+            },
+            from: id(2)?,
+            ask,
+        };
+        write("peer", file, peer.encode::<Crc>(&mut [0; MAX_PEER_BYTES])?)?;
+    }
+    let mut reply = [0; REPLY_BYTES];
+    let page = DirtyPage::encode::<Crc>(id(3)?, 4, [5; 9], &mut reply)?;
+    write("dirty_page", "page", page)?;
+
     let report = MemberReport {
         version_min: 1,
         version_max: 1,
@@ -146,15 +202,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         promised: generation,
         installed: Some(config.clone()),
         serving: true,
+        progress: Progress::Dirty(3),
+        log_extents: 64,
     };
-    for (file, kind, report) in [
-        ("report", Kind::Query, Some(report)),
-        ("bare", Kind::Ping, None),
+    let suspects = Suspects {
+        all: false,
+        runs: &[run; 3],
+    };
+    for (file, kind, report, suspects) in [
+        (
+            "report",
+            Kind::Query,
+            Some(report.clone()),
+            Suspects::default(),
+        ),
+        ("suspects", Kind::Promise, Some(report), suspects),
+        ("bare", Kind::Ping, None, Suspects::default()),
     ] {
         let reply = Reply {
             kind,
             status: Status::Ok,
             report,
+            suspects,
         };
         write("reply", file, reply.encode::<Crc>(&mut [0; REPLY_BYTES])?)?;
     }
@@ -164,6 +233,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         incarnation,
         promised: generation,
         installed: Some(config),
+        suspect_all: true,
+        bitmaps: MemberSet::only(id(1)?),
+        all_dirty: MemberSet::only(id(2)?),
     };
     let at = Place {
         offset: 8192,
@@ -171,6 +243,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     record.encode::<Crc>(store, 1, at, &mut buf)?;
     write("epoch", "installed", &buf)?;
+    LogPage::encode::<Crc>(store, 1, at, [None, Some(7)], &mut buf)?;
+    write("pages", "log", &buf)?;
+    BitmapPage::encode::<Crc>(store, 1, at, [5; 9], &mut buf)?;
+    write("pages", "bitmap", &buf)?;
     let superblock = Superblock {
         state: StoreState::Ready,
         store,
