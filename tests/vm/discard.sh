@@ -96,7 +96,10 @@ test_fstrim() {
 test_node_without_discard() {
 	pool_down p
 	node 2 'echo 0 > /sys/block/vda/queue/discard_max_bytes'
-	cleanup node 2 'cd /sys/block/vda/queue && cat discard_max_hw_bytes > discard_max_bytes'
+	# The kernel takes nothing but 0 after that; a new block device has the old limit.
+	cleanup node 2 'd=$(basename "$(readlink -f /sys/block/vda/device)") &&
+		cd /sys/bus/virtio/drivers/virtio_blk && echo "$d" > unbind && echo "$d" > bind && udevadm settle &&
+		[ "$(cat /sys/block/vda/queue/discard_max_bytes)" -gt 0 ]'
 	pool_up p 2 128M
 	fill
 	client "blkdiscard --offset ${first}M --length ${count}M $(pool_device p)" ||
