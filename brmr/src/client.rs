@@ -88,8 +88,8 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
         let parse = || {
             let options = Options::parse(line, KEYS)?;
             let pool = options.require("pool")?.pool()?;
-            let size = options.get("size").map(|s| s.sectors(1..=u64::MAX >> 9));
-            Ok((pool, size.transpose()?))
+            let sectors = options.get("size").map(|s| s.sectors(1..=u64::MAX >> 9));
+            Ok((pool, sectors.transpose()?.map(|sectors| sectors << 9)))
         };
         let (pool, size) = parse().map_err(malformed!("map_device"))?;
         registry.map(pool, size)
@@ -115,8 +115,8 @@ static BLOCK: [Attr<Device>; 2] = [
 ];
 
 impl Registry {
-    /// Maps the pool `name` as a new disk. Sleeps: attaches to the pool's members, scans for partitions.
-    fn map(&self, name: PoolName, sectors: Option<u64>) -> Result {
+    /// Maps the pool `name`, of `size` bytes if that is given, as a new disk. Sleeps: attaches to the pool's members, scans for partitions.
+    fn map(&self, name: PoolName, size: Option<u64>) -> Result {
         let mut disks = self.disks.lock();
         if disks.iter().any(|m| m.device.pool == name) {
             return Err(refuse!(
@@ -138,7 +138,7 @@ impl Registry {
             Device {
                 index,
                 pool: name,
-                disk: VolumeDisk::new(&name, index, sectors)?,
+                disk: VolumeDisk::new(&name, index, size)?,
             },
             GFP_KERNEL,
         )?;

@@ -187,8 +187,8 @@ impl VolumeDisk {
     /// Opens the pool `name` and builds the disk `/dev/brmr<index>` in front of it. Not visible before
     /// [`Self::show`]. May sleep.
     ///
-    /// `sectors` is what the administrator expects the size to be; another one is refused with `EINVAL`.
-    pub(crate) fn new(name: &PoolName, index: u32, sectors: Option<u64>) -> Result<Self> {
+    /// `size`, in bytes, is what the administrator expects; another one is refused with `EINVAL`.
+    pub(crate) fn new(name: &PoolName, index: u32, size: Option<u64>) -> Result<Self> {
         let requests = RequestTable::with_limit(DEPTH_PER_QUEUE, MAX_DEPTH)?;
         let stats = Arc::new(Stats::new()?, GFP_KERNEL)?;
         let completer = Arc::new(
@@ -198,17 +198,8 @@ impl VolumeDisk {
             },
             GFP_KERNEL,
         )?;
-        let volume = Volume::open(name, requests.depth(), completer)?;
+        let volume = Volume::open(name, size, requests.depth(), completer)?;
         let limits = volume.limits().clone();
-        let size = limits.geometry.size();
-        if sectors.is_some_and(|s| s.checked_mul(SECTOR) != Some(size)) {
-            return Err(refuse!(
-                EINVAL,
-                "map_device: pool {} has {} sectors, not the size= given; leave it out or correct it",
-                name,
-                size / SECTOR
-            ));
-        }
         let front = Arc::new(
             Front {
                 volume,

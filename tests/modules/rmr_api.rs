@@ -327,7 +327,7 @@ struct Session {
 impl Session {
     fn open(name: &PoolName) -> Result<Self> {
         let tags = Tags::new()?;
-        let volume = Volume::open(name, DEPTH, tags.clone())?;
+        let volume = Volume::open(name, None, DEPTH, tags.clone())?;
         let limits = volume.limits();
         let block = limits.limits.logical_block;
         check!(block.is_power_of_two() && block >= SECTOR && limits.max_io >= block);
@@ -506,14 +506,15 @@ const OTHER_SIZES: [u32; 5] = [20480, 1024, u32::MAX, 4096, 7680];
 fn opening(name: &PoolName) -> Result {
     let tags = Tags::new()?;
     let absent = PoolName::new(b"no-such-pool").map_err(|_| EINVAL)?;
-    check!(matches!(Volume::open(&absent, DEPTH, tags.clone()), Err(e) if e == ENOENT));
-    check!(Volume::open(name, 0, tags.clone()).is_err());
-    check!(Volume::open(name, 1 << 24, tags.clone()).is_err());
-    let first = Volume::open(name, DEPTH, tags.clone())?;
-    check!(matches!(Volume::open(name, DEPTH, tags.clone()), Err(e) if e == EBUSY));
+    check!(matches!(Volume::open(&absent, None, DEPTH, tags.clone()), Err(e) if e == ENOENT));
+    check!(Volume::open(name, None, 0, tags.clone()).is_err());
+    check!(Volume::open(name, None, 1 << 24, tags.clone()).is_err());
+    check!(matches!(Volume::open(name, Some(512), DEPTH, tags.clone()), Err(e) if e == EINVAL));
+    let first = Volume::open(name, None, DEPTH, tags.clone())?;
+    check!(matches!(Volume::open(name, None, DEPTH, tags.clone()), Err(e) if e == EBUSY));
     drop(first);
     // A volume that was closed can be opened again.
-    drop(Volume::open(name, 1, tags)?);
+    drop(Volume::open(name, None, 1, tags)?);
     Ok(())
 }
 

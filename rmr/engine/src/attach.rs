@@ -188,6 +188,16 @@ pub fn next_number(reports: &[MemberReport]) -> Result<u64, Refusal> {
         .ok_or(Refusal::Exhausted)
 }
 
+/// Could these members start, if they promised? To be asked before they are told to, as a promise is for good, so that
+/// a refusal changes nothing. `request.generation` is the one that they would promise.
+pub fn foresee(reports: &[MemberReport], request: &Request) -> Result<(), Refusal> {
+    compatible(reports)?;
+    match newest(reports) {
+        None => Ok(()),
+        Some(newest) => next_config(reports, request, &newest).map(drop),
+    }
+}
+
 /// Decides from what the members reported when they promised.
 pub fn decide(reports: &[MemberReport], request: &Request) -> Result<Decision, Refusal> {
     let common = compatible(reports)?;

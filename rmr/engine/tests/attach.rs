@@ -4,6 +4,7 @@
 
 use rmr_engine::attach::compatible;
 use rmr_engine::attach::decide;
+use rmr_engine::attach::foresee;
 use rmr_engine::attach::next_number;
 use rmr_engine::attach::Refusal;
 use rmr_engine::attach::Request;
@@ -145,6 +146,9 @@ fn promised_again() -> [MemberState; 2] {
 
 fn refusal(states: &[MemberState], request: &Request) -> Refusal {
     let refusal = decide(&reports(states), request).unwrap_err();
+    if !matches!(refusal, Refusal::NotPromised(_)) {
+        assert_eq!(foresee(&reports(states), request), Err(refusal));
+    }
     show(&refusal)
 }
 

@@ -6,6 +6,7 @@
 
 use proptest::prelude::*;
 use rmr_engine::attach::decide;
+use rmr_engine::attach::foresee;
 use rmr_engine::attach::next_number;
 use rmr_engine::attach::Refusal;
 use rmr_engine::attach::Request;
@@ -221,6 +222,13 @@ impl World {
             number: next_number(&all).unwrap(),
             nonce: self.nonce,
         };
+        let request = Request {
+            generation,
+            new_pool: self.pool,
+            source,
+            abandoned: self.abandoned,
+        };
+        let foreseen = foresee(&all, &request);
         for n in 0..promise.min(MEMBERS) {
             let to = self.target(n, self.report(n).pool);
             assert!(self.send(
@@ -236,17 +244,9 @@ impl World {
             return Ok(false);
         }
         let reports: Vec<_> = (0..MEMBERS).map(|n| self.report(n)).collect();
-        let new_pool = self.pool;
-        let abandoned = self.abandoned;
-        let decision = decide(
-            &reports,
-            &Request {
-                generation,
-                new_pool,
-                source,
-                abandoned,
-            },
-        )?;
+        let decision = decide(&reports, &request);
+        assert_eq!(foreseen, decision.as_ref().map(drop).map_err(|r| *r));
+        let decision = decision?;
         assert_eq!(decision.config.check(), Ok(()));
         assert_eq!(decision.config.receivers().len() as usize, MEMBERS);
         self.check(&decision.config);

@@ -312,7 +312,7 @@ impl Pool {
             return Err(ENOENT);
         }
         if admin.attached.is_none() {
-            admin.attached = Some(self.attach(&mut admin, source)?);
+            admin.attached = Some(self.attach(&mut admin, source, None)?);
         }
         Ok(())
     }
@@ -320,6 +320,7 @@ impl Pool {
     /// Opens the volume; see [`Volume::open`](super::volume::Volume::open).
     pub(crate) fn open(
         &self,
+        size: Option<u64>,
         depth: u32,
         consumer: Arc<dyn Consumer>,
     ) -> Result<(Arc<Exceptions>, VolumeLimits)> {
@@ -339,11 +340,12 @@ impl Pool {
             ));
         }
         if admin.attached.is_none() {
-            admin.attached = Some(self.attach(&mut admin, None)?);
+            admin.attached = Some(self.attach(&mut admin, None, size)?);
         }
         let Some(attached) = &admin.attached else {
             return Err(EINVAL);
         };
+        self.check_size(size, &attached.limits.geometry)?;
         let limits = attached.limits.clone();
         let exceptions = Exceptions::new(self.name, self.io_timeout_ms.clone())?;
         let job = Job::new(&registry.queue, exceptions.clone(), Exceptions::run)?;
@@ -356,10 +358,24 @@ impl Pool {
     ///
     /// The steps are functions of their own, not inlined, because configurations and reports are large and the
     /// stack is not.
-    fn attach(&self, admin: &mut Admin, source: Option<MemberId>) -> Result<Attached> {
-        let generation = self.query_all(admin)?;
-        self.promise_all(admin, generation)?;
-        let decision = self.decide(admin, generation, source)?;
+    fn attach(
+        &self,
+        admin: &mut Admin,
+        source: Option<MemberId>,
+        size: Option<u64>,
+    ) -> Result<Attached> {
+        let request = attach::Request {
+            generation: self.query_all(admin)?,
+            new_pool: rand::uuid(),
+            source,
+            abandoned: admin.abandoned,
+        };
+        if let Some(member) = admin.members.first() {
+            self.check_size(size, &member.report.geometry)?;
+        }
+        self.foresee(admin, &request)?;
+        self.promise_all(admin, request.generation)?;
+        let decision = self.decide(admin, &request)?;
         let (max_io, max_segments) = self.transport_limits(admin)?;
         let attached = Attached {
             pool: decision.pool,
@@ -372,7 +388,7 @@ impl Pool {
             },
         };
         // Until all have it, nothing is written under it.
-        admin.abandoned = Some(generation);
+        admin.abandoned = Some(request.generation);
         for id in decision.order() {
             self.install(admin, &decision, id)?;
         }
@@ -414,28 +430,24 @@ impl Pool {
         Ok(())
     }
 
+    /// Refuses what `decide` would refuse, before anything is written.
     #[inline(never)]
-    fn decide(
-        &self,
-        admin: &Admin,
-        generation: Generation,
-        source: Option<MemberId>,
-    ) -> Result<KBox<attach::Decision>> {
-        let request = attach::Request {
-            generation,
-            new_pool: rand::uuid(),
-            source,
-            abandoned: admin.abandoned,
-        };
-        match attach::decide(&self.reports(admin)?, &request) {
+    fn foresee(&self, admin: &Admin, request: &attach::Request) -> Result {
+        attach::foresee(&self.reports(admin)?, request)
+            .map_err(|refusal| self.cannot_start(&refusal))
+    }
+
+    #[inline(never)]
+    fn decide(&self, admin: &Admin, request: &attach::Request) -> Result<KBox<attach::Decision>> {
+        match attach::decide(&self.reports(admin)?, request) {
             Ok(decision) => Ok(KBox::new(decision, GFP_KERNEL)?),
             Err(refusal) => Err(self.cannot_start(&refusal)),
         }
     }
 
     #[inline(never)]
-    fn install(&self, admin: &Admin, decision: &attach::Decision, id: MemberId) -> Result {
-        let member = admin.members.iter().find(|m| m.report.member == id);
+    fn install(&self, admin: &mut Admin, decision: &attach::Decision, id: MemberId) -> Result {
+        let member = admin.members.iter_mut().find(|m| m.report.member == id);
         let member = member.ok_or(EINVAL)?;
         let install = Control::Install {
             to: self.target(&member.report, decision.pool),
@@ -444,9 +456,24 @@ impl Pool {
             joins: true,
             discard: false,
         };
-        match control::call(&member.session, &install) {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(self.no_answer(id, &failure)),
+        control::call(&member.session, &install).map_err(|failure| self.no_answer(id, &failure))?;
+        // What a member that is added later is compared with.
+        member.report.pool = decision.pool;
+        member.report.installed = Some(decision.config.clone());
+        Ok(())
+    }
+
+    /// Is the size what the consumer was told to expect?
+    fn check_size(&self, size: Option<u64>, geometry: &Geometry) -> Result {
+        match size {
+            Some(size) if size != geometry.size() => Err(refuse!(
+                EINVAL,
+                "pool {} has a size of {} bytes, not the {} given; leave the size out or correct it",
+                self.name,
+                geometry.size(),
+                size
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -107,10 +107,15 @@ impl Volume {
     /// Opens the pool `name` for up to `depth` requests at a time, attaching to its members if that was not
     /// done. May sleep, up to the timeout of a control message for each member.
     ///
-    /// `ENOENT`: no such pool; `EBUSY`: it has a volume already; else why it cannot be attached to. The reason
-    /// is in the kernel log.
+    /// `size`, in bytes, is what the consumer was told to expect; `EINVAL` if it is another. `ENOENT`: no such pool;
+    /// `EBUSY`: it has a volume already; else why it cannot be attached to. The reason is in the kernel log.
     #[inline(never)]
-    pub fn open(name: &PoolName, depth: u32, consumer: Arc<dyn Consumer>) -> Result<Self> {
+    pub fn open(
+        name: &PoolName,
+        size: Option<u64>,
+        depth: u32,
+        consumer: Arc<dyn Consumer>,
+    ) -> Result<Self> {
         let Some(pool) = Registry::get()?.find(name) else {
             return Err(refuse!(
                 ENOENT,
@@ -118,7 +123,7 @@ impl Volume {
                 name
             ));
         };
-        let (opened, limits) = pool.open(depth, consumer)?;
+        let (opened, limits) = pool.open(size, depth, consumer)?;
         Ok(Self {
             pool,
             opened,
