@@ -7,7 +7,16 @@
 need_nodes 5 --mem 512
 . "$(dirname "$0")/../pool.sh"
 
+# Other tests take the stores that they find on disks for legs of their pool.
+wipe_legs() {
+	local k
+	for ((k = 1; k <= $1; k++)); do
+		wipe_backing "$k"
+	done
+}
+
 test_legs() {
+	cleanup wipe_legs "$1"
 	cleanup unload_all
 	cleanup pool_down p
 	pool_up p "$1" 96M
