@@ -133,12 +133,13 @@ where
         J: Guarded<Joiners<T>>,
     {
         let seq = seq.0;
-        let watermark = self.raise(watermark.0);
-        if seq <= watermark {
-            return Verdict::Refuse(Status::BelowWatermark);
-        }
-        if seq - watermark > self.slots.len() as u64 || seq > MAX_SEQ {
+        // What is refused as out of the window changes nothing: its watermark may be as senseless as its number.
+        let window = watermark.0.max(self.watermark.0.load());
+        if seq > window && (seq - window > self.slots.len() as u64 || seq > MAX_SEQ) {
             return Verdict::Refuse(Status::OutOfWindow);
+        }
+        if seq <= self.raise(watermark.0) {
+            return Verdict::Refuse(Status::BelowWatermark);
         }
         let slot = self.slot(seq);
         let mut word = slot.load();
