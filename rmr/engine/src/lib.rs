@@ -7,6 +7,7 @@
 //!
 //! | module | side | decides |
 //! | --- | --- | --- |
+//! | [`client`] | client | all of one volume: attach, epochs, who is in sync, when requests are complete |
 //! | [`overlap`] | client | which requests may be in flight together (R3) |
 //! | [`window`] | client | sequence numbers of writes, the watermark |
 //! | [`lane`] | client | when requests leave, and how many in one message |
@@ -34,6 +35,7 @@ extern crate std;
 pub mod admission;
 pub mod anticipation;
 pub mod attach;
+pub mod client;
 pub mod dedupe;
 pub mod lane;
 pub mod member;

@@ -29,8 +29,56 @@ macro_rules! bugs {
 
 bugs! {
     // Client side. The number is that of the finding in the review of the rules.
+    /// 1: configurations are compared without their generation.
+    HighestByEpoch,
+    /// 2: the configuration is computed from the answers to queries, not from those of promises.
+    DecideOnQuery,
     /// 3: the next epoch is derived from an unfinished one.
     DeriveFromUnfinished,
+    /// 4: a flush does not go to members that are catching up.
+    FlushOnlyInSync,
+    /// 5: a drop is not installed on members that are catching up.
+    TellOnlyInSync,
+    /// 7: a volume goes on with a member that restarted.
+    ResumeFromRestarted,
+    /// 8: writes complete while a drop is being installed.
+    NoHold,
+    /// 8: the last acknowledgement completes a write in any case.
+    CompleteWhileFrozen,
+    /// 8: the chunks of writes in flight are not told at a drop.
+    NoLists,
+    /// 9: a receiver is added while writes are in flight.
+    NoDrain,
+    /// 11: suspects are told for absent members only.
+    SuspectsForAbsentOnly,
+    /// 14, 15: suspects are not told at all at an attach.
+    NoRelay,
+    /// 15: a configuration counts without a majority.
+    NoMajority,
+    /// 15: a pool starts without all in-sync members.
+    StartWithoutAllInSync,
+    /// 18: a store known to be rolled back is taken.
+    AcceptRolledBack,
+    /// 16: a store of another history is overwritten.
+    AcceptDiverged,
+    /// 17: a client that was fenced attaches again.
+    IgnoreFence,
+    /// 19: reads go to members that are catching up.
+    ReadFromCatchingUp,
+    /// 20: a write that failed is not marked.
+    NoMarkOfFailed,
+    /// 21: as many extents as one likes in flight.
+    NoExtentBudget,
+    /// 23: the in-sync set is kept in spite of suspects.
+    KeepInSync,
+    /// Any member may be the source.
+    AnySource,
+    /// The suspects of a member that is taken back are not told.
+    JoinWithoutSuspects,
+    /// A member is promoted although it did not say that it is ready.
+    PromoteUnready,
+    /// A member that is taken back is not told that an episode begins.
+    RejoinWithoutEpisode,
 }
 
 /// Is this bug planted in this thread?

@@ -65,6 +65,13 @@ impl<S: Deref<Target = [AtomicU64]>> Window<S> {
 
     /// Notes that the write `seq` is complete on every receiver. A number not in use is ignored.
     pub fn complete(&self, seq: Seq) {
+        self.complete_each(seq, |_| (), |()| ());
+    }
+
+    /// The same; in addition, calls `read` for a number before the watermark passes it, and `passed` with the answer
+    /// after that, once for each number. What `read` reads may be kept in a ring as long as this one: the place of a
+    /// number is used again only after the watermark passed it. (`read` may be called more than once.)
+    pub fn complete_each<T>(&self, seq: Seq, read: impl Fn(Seq) -> T, mut passed: impl FnMut(T)) {
         let seq = seq.0;
         if seq <= self.watermark.0.load() || seq > self.issued.0.load() {
             return;
@@ -72,19 +79,28 @@ impl<S: Deref<Target = [AtomicU64]>> Window<S> {
         self.slot(seq).store(seq);
         let mut from = self.watermark.0.fetch_add(0);
         loop {
-            let mut to = from;
+            let next = from.wrapping_add(1);
             // A slot holds a later number of its row only if the watermark passed the one asked for.
-            while self.slot(to.wrapping_add(1)).load() > to {
-                to = to.wrapping_add(1);
-            }
-            if to == from {
+            if self.slot(next).load() <= from {
                 return;
             }
-            from = match self.watermark.0.cas(from, to) {
-                Ok(_) => to,
+            let value = read(Seq(next));
+            from = match self.watermark.0.cas(from, next) {
+                Ok(_) => {
+                    passed(value);
+                    next
+                }
                 Err(now) => now,
             };
         }
+    }
+
+    /// Whether no write above `stable` is complete.
+    pub fn none_complete_above(&self, stable: Seq) -> bool {
+        let mark = self.watermark().max(stable);
+        // The window bounds how many there are.
+        self.watermark() <= stable
+            && (mark.0..self.issued().0).all(|n| self.slot(n + 1).load() != n + 1)
     }
 
     /// The number up to which every write is complete.

@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From one epoch to the next (rule R6).
+//!
+//! | goal | gate | before the install | install |
+//! | --- | --- | --- | --- |
+//! | drop | frozen | chunks of all writes in flight into D of all who will not be receivers | all receivers |
+//! | join x | shut, drained | suspects of x into D of all who are not in sync | all receivers, x too |
+//! | promote x | frozen | | x, then the others |
+//! | edit of the table | frozen | as a drop; all chunks into D of a new store | all receivers |
+//!
+//! The writes in flight do not change while frozen, so their chunks can be computed again for each attempt, and
+//! those of a write that a dropped member did acknowledge do no harm.
+//!
+//! A new configuration is derived from the last *complete* one, whatever was installed here and there since, and has a
+//! number that was never used. An attempt that fails after an install was sent is followed by a drop of whoever
+//! failed, and of x; before that, the gate is just opened again.
+//!
+//! With `quorum=majority` a configuration counts when a majority of the table has it; members that are no receivers
+//! but have promised the generation are asked to keep it, too.
+
+use super::coordinator::Coordinator;
+use super::coordinator::Phase;
+use super::coordinator::Turn;
+use super::decide::is_majority;
+use super::flights::View;
+use super::Admin;
+use super::Refusal;
+use crate::memory::Memory;
+use crate::planted::on;
+use crate::planted::Bug;
+use crate::time::Nanos;
+use crate::time::Time;
+use crate::time::MILLISECOND;
+use rmr_proto::Config;
+use rmr_proto::Incarnation;
+use rmr_proto::Mark;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Op;
+use rmr_proto::Quorum;
+use rmr_proto::Run;
+
+/// How long requests may take to end before a member joins.
+const DRAIN: Nanos = 200 * MILLISECOND;
+
+/// What a change is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    Drop,
+    Join(MemberId),
+    Promote(MemberId),
+    Edit(Admin),
+}
+
+/// What is being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Requests are to end, at most until then.
+    Drain(Time),
+    /// Marks that do not come from requests: suspects, or all of a new store.
+    Suspects,
+    /// Marks of requests; from this tag on they are still to be sent.
+    Lists(usize),
+    /// The install on the member that is promoted.
+    First,
+    Install,
+    /// The connections of those that were dropped are to be closed.
+    Close,
+}
+
+/// A change that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    goal: Goal,
+    stage: Stage,
+    /// An install was sent.
+    installed: bool,
+}
+
+impl Change {
+    pub(super) fn time(&self) -> Time {
+        match self.stage {
+            Stage::Drain(until) => until,
+            _ => Time::NEVER,
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.stage, Stage::Drain(_))
+    }
+}
+
+impl<M: Memory> Coordinator<M> {
+    /// A member cannot stay a receiver.
+    pub(super) fn lose(&mut self, id: MemberId) {
+        let receiver = self
+            .config
+            .as_ref()
+            .is_some_and(|config| config.receivers().contains(id));
+        match self.phase {
+            Phase::Serving if receiver => self.dropping = self.dropping.with(id),
+            Phase::Change(change) if receiver && change.is_draining() => {
+                self.dropping = self.dropping.with(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Freezes, and drops who is to be dropped.
+    pub(super) fn begin_drop(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        let Some(config) = &self.config else {
+            return false;
+        };
+        let receivers = config.receivers();
+        turn.data.shut(true);
+        self.awaiting = MemberSet::EMPTY;
+        // Copies of a request that failed for good must be back before it ends.
+        let out: MemberSet = turn
+            .data
+            .views()
+            .filter(|view| view.failed)
+            .map(|view| view.pending.minus(view.stalled))
+            .fold(MemberSet::EMPTY, MemberSet::union);
+        self.dropping = self
+            .dropping
+            .union(out)
+            .union(receivers.minus(self.up()))
+            .intersection(receivers);
+        self.part_with(self.dropping, turn);
+        self.begin(Goal::Drop, turn)
+    }
+
+    /// No message goes to these any more, and none of theirs counts.
+    fn part_with(&mut self, members: MemberSet, turn: &mut Turn<'_, M>) {
+        let longest = self.options.as_ref().map_or(0, |o| o.max_backoff);
+        for id in members {
+            self.close(id, turn);
+            let now = turn.now;
+            if let Some(peer) = self.peer(id) {
+                peer.call = None;
+                peer.promised = false;
+                peer.back_off(now, longest);
+            }
+        }
+    }
+
+    /// Lets requests end, then takes a member in. False if that cannot be now.
+    pub(super) fn begin_join(&mut self, id: MemberId, turn: &mut Turn<'_, M>) -> bool {
+        if !self.all_up() {
+            return false;
+        }
+        turn.data.shut(on(Bug::NoDrain));
+        self.failed = MemberSet::EMPTY;
+        self.phase = Phase::Change(Change {
+            goal: Goal::Join(id),
+            stage: Stage::Drain(turn.now.after(DRAIN)),
+            installed: false,
+        });
+        true
+    }
+
+    /// Freezes, and lets a member be in sync. False if that cannot be now.
+    pub(super) fn begin_promote(&mut self, id: MemberId, turn: &mut Turn<'_, M>) -> bool {
+        if !self.all_up() {
+            return false;
+        }
+        turn.data.shut(true);
+        self.begin(Goal::Promote(id), turn)
+    }
+
+    /// Freezes, and changes the table. False if that cannot be now.
+    pub(super) fn begin_edit(&mut self, command: Admin, turn: &mut Turn<'_, M>) -> bool {
+        if !self.all_up() {
+            return false;
+        }
+        turn.data.shut(true);
+        if let Admin::Remove(id) | Admin::Maintenance(id, true) | Admin::Replace(id) = command {
+            self.part_with(MemberSet::only(id), turn);
+        }
+        self.begin(Goal::Edit(command), turn)
+    }
+
+    fn all_up(&self) -> bool {
+        let up = self.up();
+        self.config
+            .as_ref()
+            .is_some_and(|config| config.receivers().is_subset(up))
+    }
+
+    /// Begins with the marks of an attempt.
+    fn begin(&mut self, goal: Goal, turn: &mut Turn<'_, M>) -> bool {
+        self.failed = MemberSet::EMPTY;
+        let Some(next) = self.derive(goal).filter(|next| self.can_count(next)) else {
+            self.suspend(turn);
+            return true;
+        };
+        self.used = next.epoch;
+        self.next = Some(next);
+        let stage = match goal {
+            Goal::Drop => Stage::Lists(0),
+            Goal::Join(_) | Goal::Edit(_) => Stage::Suspects,
+            Goal::Promote(_) => Stage::First,
+        };
+        self.phase = Phase::Change(Change {
+            goal,
+            stage,
+            installed: false,
+        });
+        true
+    }
+
+    /// The configuration after the last complete one. `None` if nobody in sync would be left.
+    fn derive(&self, goal: Goal) -> Option<Config> {
+        let base = if on(Bug::DeriveFromUnfinished) {
+            self.next.as_ref().or(self.config.as_ref())
+        } else {
+            self.config.as_ref()
+        };
+        let mut next = base?.clone();
+        next.epoch = self.used.next()?;
+        next.clean = false;
+        next.in_sync = next.in_sync.minus(self.dropping);
+        next.catching_up = next.catching_up.minus(self.dropping);
+        match goal {
+            Goal::Drop => {}
+            Goal::Join(id) => {
+                let report = self.peers.get(id.index())?.report.as_ref()?;
+                next.catching_up = next.catching_up.with(id);
+                *next.incarnations.get_mut(id.index())? = report.incarnation;
+            }
+            Goal::Promote(id) => {
+                next.catching_up = next.catching_up.without(id);
+                next.in_sync = next.in_sync.with(id);
+            }
+            Goal::Edit(command) => self.edit(command, &mut next)?,
+        }
+        (!next.in_sync.is_empty()).then_some(next)
+    }
+
+    fn edit(&self, command: Admin, next: &mut Config) -> Option<()> {
+        let leaves = |next: &mut Config, id: MemberId| {
+            next.in_sync = next.in_sync.without(id);
+            next.catching_up = next.catching_up.without(id);
+        };
+        match command {
+            Admin::Add(id) | Admin::Replace(id) => {
+                leaves(next, id);
+                let report = self.peers.get(id.index())?.report.as_ref()?;
+                *next.members.get_mut(id.index())? = Some(report.store);
+                *next.incarnations.get_mut(id.index())? = Incarnation::NONE;
+            }
+            Admin::Remove(id) => {
+                leaves(next, id);
+                *next.members.get_mut(id.index())? = None;
+                *next.incarnations.get_mut(id.index())? = Incarnation::NONE;
+                next.maintenance = next.maintenance.without(id);
+            }
+            Admin::Maintenance(id, true) => {
+                leaves(next, id);
+                next.maintenance = next.maintenance.with(id);
+            }
+            Admin::Maintenance(id, false) => next.maintenance = next.maintenance.without(id),
+            Admin::Discard(_) | Admin::Force { .. } | Admin::OnNoData(_) => return None,
+        }
+        Some(())
+    }
+
+    /// Members that are no receivers, and can keep a configuration.
+    fn witnesses(&self, next: &Config) -> MemberSet {
+        if next.quorum == Quorum::Off {
+            return MemberSet::EMPTY;
+        }
+        MemberId::all()
+            .zip(self.peers.iter())
+            .filter(|(id, peer)| peer.promised && self.has_pool(*id))
+            .map(|(id, _)| id)
+            .collect::<MemberSet>()
+            .intersection(self.up())
+            .intersection(next.table())
+            .minus(next.receivers())
+            .minus(self.dropping)
+    }
+
+    /// Whether these members suffice for a configuration to count.
+    fn counts(&self, next: &Config, members: MemberSet) -> bool {
+        let old = self.config.as_ref().map_or(members, Config::table);
+        next.quorum == Quorum::Off
+            || on(Bug::NoMajority)
+            || (is_majority(members, next.table()) && is_majority(members, old))
+    }
+
+    fn can_count(&self, next: &Config) -> bool {
+        self.counts(next, next.receivers().union(self.witnesses(next)))
+    }
+
+    pub(super) fn advance_change(&mut self, change: Change, turn: &mut Turn<'_, M>) -> bool {
+        let stage = match change.stage {
+            Stage::Drain(until) => return self.drain(change, until, turn),
+            _ if self.is_hopeless(change) => return self.attempt_failed(change, turn),
+            Stage::Suspects => {
+                self.tell_suspects(change.goal, turn);
+                match change.goal {
+                    Goal::Join(_) if !on(Bug::NoDrain) => Stage::Install,
+                    _ => Stage::Lists(0),
+                }
+            }
+            Stage::Lists(tag) => {
+                if let Some(tag) = self.tell_lists(tag, turn) {
+                    Stage::Lists(tag)
+                } else {
+                    Stage::Install
+                }
+            }
+            Stage::First => {
+                if let Goal::Promote(id) = change.goal {
+                    self.send_install(id, false, turn);
+                }
+                Stage::Install
+            }
+            Stage::Install => {
+                self.install(change.goal, turn);
+                Stage::Close
+            }
+            Stage::Close => {
+                if !self.closing.is_empty() {
+                    return false;
+                }
+                return self.complete(change.goal, turn);
+            }
+        };
+        self.phase = Phase::Change(Change {
+            goal: change.goal,
+            stage,
+            installed: change.installed || matches!(change.stage, Stage::First | Stage::Install),
+        });
+        true
+    }
+
+    fn is_hopeless(&self, change: Change) -> bool {
+        let Some(next) = &self.next else { return true };
+        let receivers = next.receivers();
+        if change.stage != Stage::Close {
+            return !self.failed.intersection(receivers).is_empty();
+        }
+        let all = receivers.union(self.witnesses(next));
+        !self.failed.intersection(receivers).is_empty()
+            || !self.counts(next, all.minus(self.failed))
+    }
+
+    fn drain(&mut self, change: Change, until: Time, turn: &mut Turn<'_, M>) -> bool {
+        let Goal::Join(id) = change.goal else {
+            return false;
+        };
+        if self.leave || !self.dropping.is_empty() || self.write_failed {
+            return self.begin_drop(turn);
+        }
+        let busy = |view: View| view.op != Op::Read || view.writes();
+        if turn.data.views().any(busy) && !on(Bug::NoDrain) {
+            if turn.now >= until {
+                self.give_up(Some(id), turn);
+                return true;
+            }
+            return self.retry(turn);
+        }
+        self.begin(change.goal, turn)
+    }
+
+    /// Back to the configuration in force.
+    fn give_up(&mut self, join: Option<MemberId>, turn: &mut Turn<'_, M>) {
+        let longest = self.options.as_ref().map_or(0, |o| o.max_backoff);
+        if let Some(id) = join {
+            let now = turn.now;
+            if let Some(peer) = self.peer(id) {
+                peer.back_off(now, longest);
+            }
+        }
+        self.next = None;
+        self.failed = MemberSet::EMPTY;
+        self.open(false, turn);
+    }
+
+    /// Somebody did not do as told.
+    fn attempt_failed(&mut self, change: Change, turn: &mut Turn<'_, M>) -> bool {
+        let failed = self.failed;
+        let subject = match change.goal {
+            Goal::Join(id) | Goal::Promote(id) => Some(id),
+            Goal::Drop => None,
+            Goal::Edit(_) => {
+                self.answer_admin(Err(Refusal::Missing(failed)), turn);
+                None
+            }
+        };
+        let others = subject.map_or(failed, |id| failed.without(id));
+        if let Some(id) = subject {
+            // A promotion that was refused changed nothing.
+            let refused = matches!(change.goal, Goal::Promote(_)) && self.not_ready;
+            if others.is_empty() && (!change.installed || refused) {
+                self.not_ready = false;
+                match change.goal {
+                    Goal::Join(_) => self.give_up(Some(id), turn),
+                    _ => {
+                        if let Some(peer) = self.peer(id) {
+                            peer.ready = false;
+                        }
+                        self.give_up(None, turn);
+                    }
+                }
+                return true;
+            }
+            if change.installed {
+                // It may have been told of a configuration that is not to be. Not a receiver yet, or no more.
+                self.part_with(MemberSet::only(id), turn);
+                self.dropping = self.dropping.with(id);
+            }
+        }
+        self.not_ready = false;
+        self.dropping = self.dropping.union(others);
+        self.begin_drop(turn)
+    }
+
+    /// Tells of what a change makes dirty apart from what is in flight.
+    fn tell_suspects(&mut self, goal: Goal, turn: &mut Turn<'_, M>) {
+        let (Some(config), Some(next)) = (&self.config, &self.next) else {
+            return;
+        };
+        let receivers = next.receivers();
+        let behind = next.table().minus(config.in_sync);
+        let len = match goal {
+            Goal::Join(_) if on(Bug::JoinWithoutSuspects) => 0,
+            Goal::Join(id) => self.mark_suspects(id, behind),
+            Goal::Edit(Admin::Add(id) | Admin::Replace(id)) => self.mark_all(MemberSet::only(id)),
+            _ => 0,
+        };
+        for id in receivers {
+            if len != 0 && self.has_pool(id) {
+                self.send_marks(id, len, turn);
+            }
+        }
+    }
+
+    /// Tells of the chunks of writes in flight, as many as a message holds; the tag at which to go on.
+    fn tell_lists(&mut self, from: usize, turn: &mut Turn<'_, M>) -> Option<usize> {
+        let next = self.next.as_ref()?;
+        let shift = self.geometry?.chunk_shift();
+        let (table, receivers) = (next.table(), next.receivers());
+        let told = if on(Bug::TellOnlyInSync) {
+            next.in_sync
+        } else {
+            receivers
+        };
+        // The last one in sync: its copy is right by definition.
+        let right = next.in_sync.iter().take(1).collect();
+        let mut len = 0;
+        let mut more = None;
+        for view in turn.data.views_from(from).filter(View::writes) {
+            let members = if view.failed && !on(Bug::NoMarkOfFailed) {
+                table.minus(right)
+            } else {
+                table.minus(receivers)
+            };
+            if members.is_empty() || view.len == 0 || on(Bug::NoLists) {
+                continue;
+            }
+            let first = view.offset >> shift;
+            let last = (view.offset + u64::from(view.len - 1)) >> shift;
+            // At most 4 MiB of chunks of at least 4 KiB.
+            let mark = Mark::new(Run::new(first, (last - first + 1) as u32), members);
+            let Some(place) = self.marks.get_mut(len) else {
+                more = Some(view.ticket.tag as usize);
+                break;
+            };
+            *place = mark;
+            len += 1;
+        }
+        for id in told {
+            if len != 0 {
+                self.send_marks(id, len, turn);
+            }
+        }
+        more
+    }
+
+    fn install(&mut self, goal: Goal, turn: &mut Turn<'_, M>) {
+        let Some(next) = &self.next else { return };
+        let (receivers, witnesses) = (next.receivers(), self.witnesses(next));
+        let (in_sync, mut told) = (next.in_sync, receivers);
+        if on(Bug::TellOnlyInSync) && goal == Goal::Drop {
+            told = in_sync;
+        }
+        for id in told.union(witnesses) {
+            match goal {
+                Goal::Promote(first) if first == id => {}
+                _ => self.send_install(id, goal == Goal::Join(id), turn),
+            }
+        }
+    }
+
+    /// Everybody has it.
+    fn complete(&mut self, goal: Goal, turn: &mut Turn<'_, M>) -> bool {
+        let Some(next) = self.next.take() else {
+            return false;
+        };
+        self.config = Some(next);
+        let now = turn.now;
+        match goal {
+            Goal::Join(id) => {
+                self.assigned(MemberSet::only(id));
+                if let Some(peer) = self.peer(id) {
+                    peer.joined = now;
+                    peer.joinable = false;
+                    peer.ready = false;
+                    peer.discard = false;
+                    peer.noted = None;
+                    peer.ping_at = now;
+                }
+            }
+            Goal::Promote(id) => {
+                if let Some(peer) = self.peer(id) {
+                    peer.ready = false;
+                }
+            }
+            Goal::Edit(command) => {
+                if let Admin::Add(id) | Admin::Replace(id) | Admin::Maintenance(id, false) = command
+                {
+                    if let Some(peer) = self.peer(id) {
+                        peer.next_try = now;
+                        peer.noted = None;
+                    }
+                }
+                self.answer_admin(Ok(()), turn);
+            }
+            Goal::Drop => {}
+        }
+        self.open(false, turn);
+        true
+    }
+}

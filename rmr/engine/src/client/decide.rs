@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! With which configuration a generation of a client starts (rules R7, R8, R9, R10, R15).
+//!
+//! Decided from the reports that came with the promises, and from nothing else; a client that had the volume open
+//! adds what it knows itself: its last complete configuration, and whether all it acknowledged is stable.
+//!
+//! *Highest* is the installed configuration with the highest generation, then epoch. Who is not in its table, has
+//! another store, has gone further in another history, or runs in an incarnation earlier than one that others know of,
+//! does not take part.
+
+use crate::planted::on;
+use crate::planted::Bug;
+use core::fmt;
+use rmr_proto::Config;
+use rmr_proto::Epoch;
+use rmr_proto::Features;
+use rmr_proto::Fork;
+use rmr_proto::Generation;
+use rmr_proto::Incarnation;
+use rmr_proto::MemberId;
+use rmr_proto::MemberReport;
+use rmr_proto::MemberSet;
+use rmr_proto::Quorum;
+use rmr_proto::Status;
+use rmr_proto::Uuid;
+use rmr_proto::MAX_MEMBERS;
+use rmr_proto::PROTOCOL_VERSION;
+
+/// Why something is not possible, or not now. Displays as one line that says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No member can be reached.
+    NoMember,
+    /// These members are needed and cannot be reached.
+    Missing(MemberSet),
+    /// Too few members can be reached.
+    NoMajority(MemberSet),
+    /// A member speaks other versions of the protocol.
+    Version(MemberId),
+    /// A member of another pool.
+    Pool(MemberId),
+    /// A member of another size or chunk size, or with larger blocks.
+    Geometry(MemberId),
+    /// A member that is not in the table.
+    NotMember(MemberId),
+    /// A member whose store is not the one in the table.
+    OtherStore(MemberId),
+    /// A store that another member has.
+    SameStore(MemberId),
+    /// A store that is an old copy of itself, or of which something was lost.
+    RolledBack(MemberId),
+    /// A store that has gone further in another history.
+    Diverged(MemberId),
+    /// What acknowledged data there was may be gone.
+    Lost,
+    /// The administrator forced what does not need to be forced, or what cannot be.
+    Force,
+    /// Another client is alive.
+    InUse(MemberId),
+    /// Other clients were faster, again and again.
+    Busy,
+    /// The only member with all data.
+    LastCopy(MemberId),
+    /// Not in this state of the volume.
+    NotNow,
+    /// It took too long.
+    TimedOut,
+    /// The member does not answer, or refuses.
+    Refused(MemberId, Status),
+    /// It has been done already.
+    Already(MemberId),
+    /// There are no more numbers.
+    Exhausted,
+}
+
+/// A member that takes part, or may.
+#[derive(Clone, Copy)]
+pub struct Candidate<'a> {
+    /// What it said when it promised.
+    pub report: &'a MemberReport,
+    /// Whether some of its chunks are suspect.
+    pub suspects: bool,
+    /// The administrator gave up what it has.
+    pub discard: bool,
+}
+
+/// What the client wants and knows.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The generation promised.
+    pub generation: Generation,
+    /// No epoch up to this one is used again.
+    pub used: Epoch,
+    /// The pool; nil if that is not known.
+    pub pool: Uuid,
+    /// The members of a pool that was never started.
+    pub members: MemberSet,
+    /// Their stores are equal.
+    pub equal: bool,
+    /// The name of its history.
+    pub history: Uuid,
+    /// Its quorum.
+    pub quorum: Quorum,
+    /// The device is open: the last complete configuration, and whether all that was acknowledged is stable.
+    pub open: Option<(&'a Config, bool)>,
+    /// The administrator gives up what these may have, and begins this history.
+    pub force: Option<(MemberSet, Uuid)>,
+}
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The first configuration of the generation.
+    pub config: Config,
+    /// The member that is right by definition.
+    pub source: MemberId,
+    /// Members that take part: they get the suspects of all of them, and the configuration.
+    pub parts: MemberSet,
+}
+
+fn key(config: &Config) -> (u64, Epoch) {
+    (config.generation.number, config.epoch)
+}
+
+/// The highest configuration of these that is installed anywhere.
+pub fn highest<'a>(candidates: impl Iterator<Item = Candidate<'a>>) -> Option<&'a Config> {
+    candidates
+        .filter_map(|c| c.report.installed.as_ref())
+        .max_by_key(|config| {
+            if on(Bug::HighestByEpoch) {
+                (0, config.epoch)
+            } else {
+                key(config)
+            }
+        })
+}
+
+/// Can this member take part under `config`, now or later?
+pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Result<(), Refusal> {
+    let report = candidate.report;
+    let id = report.member;
+    if !(report.version_min..=report.version_max).contains(&PROTOCOL_VERSION) {
+        return Err(Refusal::Version(id));
+    }
+    match config.store(id) {
+        None => return Err(Refusal::NotMember(id)),
+        Some(store) if store != report.store => return Err(Refusal::OtherStore(id)),
+        Some(_) => {}
+    }
+    if !report.pool.is_nil() && report.pool != *pool {
+        return Err(Refusal::Pool(id));
+    }
+    if report.incarnation < config.incarnation(id) && !on(Bug::AcceptRolledBack) {
+        return Err(Refusal::RolledBack(id));
+    }
+    let diverged = report
+        .installed
+        .as_ref()
+        .is_some_and(|installed| !config.follows(installed));
+    if diverged && !candidate.discard && !on(Bug::AcceptDiverged) {
+        return Err(Refusal::Diverged(id));
+    }
+    Ok(())
+}
+
+/// Whether `members` are more than half of `table`.
+pub fn is_majority(members: MemberSet, table: MemberSet) -> bool {
+    members.intersection(table).len() * 2 > table.len()
+}
+
+/// Decides.
+pub fn decide<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
+    request: &Request<'_>,
+) -> Result<Decision, Refusal> {
+    let ours = |c: &Candidate<'_>| {
+        request.pool.is_nil() || c.report.pool.is_nil() || c.report.pool == request.pool
+    };
+    let candidates = candidates.filter(ours);
+    match highest(candidates.clone()) {
+        Some(last) => next_config(candidates, request, last),
+        None => first_config(candidates, request),
+    }
+}
+
+/// The first configuration of a pool.
+fn first_config<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
+    request: &Request<'_>,
+) -> Result<Decision, Refusal> {
+    let named = candidates.filter(|c| request.members.contains(c.report.member));
+    let here = members(named.clone());
+    let source = here.iter().next().ok_or(Refusal::NoMember)?;
+    let missing = request.members.minus(here);
+    if request.open.is_some() || !missing.is_empty() {
+        return Err(Refusal::Missing(missing));
+    }
+    let mut table = [None; MAX_MEMBERS];
+    let mut incarnations = [Incarnation::NONE; MAX_MEMBERS];
+    let mut geometry = None;
+    for candidate in named {
+        let report = candidate.report;
+        let id = report.member;
+        if !(report.version_min..=report.version_max).contains(&PROTOCOL_VERSION) {
+            return Err(Refusal::Version(id));
+        }
+        if *geometry.get_or_insert(report.geometry) != report.geometry {
+            return Err(Refusal::Geometry(id));
+        }
+        if table.contains(&Some(report.store)) {
+            return Err(Refusal::SameStore(id));
+        }
+        if let Some(place) = table.get_mut(id.index()) {
+            *place = Some(report.store);
+        }
+        if let Some(place) = incarnations.get_mut(id.index()) {
+            *place = report.incarnation;
+        }
+    }
+    // Those that are not equal are taken in afterwards, one by one, with everything to be copied.
+    let in_sync = if request.equal {
+        here
+    } else {
+        MemberSet::only(source)
+    };
+    Ok(Decision {
+        config: Config {
+            generation: request.generation,
+            epoch: request.used.next().ok_or(Refusal::Exhausted)?,
+            in_sync,
+            catching_up: MemberSet::EMPTY,
+            members: table,
+            incarnations,
+            clean: false,
+            history: request.history,
+            forked_from: None,
+            quorum: request.quorum,
+            maintenance: MemberSet::EMPTY,
+        },
+        source,
+        parts: match request.quorum {
+            Quorum::Off => in_sync,
+            Quorum::Majority => here,
+        },
+    })
+}
+
+/// The configuration that follows `last`.
+fn next_config<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
+    request: &Request<'_>,
+    last: &Config,
+) -> Result<Decision, Refusal> {
+    if let Some((own, _)) = request.open {
+        // What this client completed must not be forgotten by all who are here.
+        if key(last) < key(own) {
+            return Err(Refusal::Missing(own.in_sync));
+        }
+    }
+    let used = candidates
+        .clone()
+        .filter_map(|c| c.report.installed.as_ref().map(|config| config.epoch))
+        .fold(request.used, Epoch::max);
+    // The pool is the one of those who have the highest.
+    let pool = candidates
+        .clone()
+        .filter(|c| {
+            c.report
+                .installed
+                .as_ref()
+                .is_some_and(|i| key(i) == key(last))
+        })
+        .map(|c| c.report.pool)
+        .next()
+        .unwrap_or(request.pool);
+    let known = candidates.clone();
+    let good = candidates.filter(move |c| {
+        // A store may also be known as rolled back to others than those with the highest configuration.
+        let id = c.report.member;
+        let rolled_back = known
+            .clone()
+            .filter_map(|other| other.report.installed.as_ref())
+            .any(|config| {
+                config.store(id) == Some(c.report.store)
+                    && c.report.incarnation < config.incarnation(id)
+            });
+        (!rolled_back || on(Bug::AcceptRolledBack)) && acceptable(c, last, &pool).is_ok()
+    });
+    let parts = members(good.clone());
+    let present = parts.intersection(last.in_sync);
+    let missing = last.in_sync.minus(parts);
+    let possible = match request.force {
+        Some((lost, _)) if missing.is_subset(lost) => match present {
+            MemberSet::EMPTY => best_of(good.clone()),
+            some => some,
+        },
+        _ => {
+            match last.quorum {
+                Quorum::Off if !missing.is_empty() && !on(Bug::StartWithoutAllInSync) => {
+                    return Err(Refusal::Missing(missing))
+                }
+                Quorum::Majority if !is_majority(parts, last.table()) => {
+                    return Err(Refusal::NoMajority(last.table().minus(parts)))
+                }
+                _ => {}
+            }
+            present
+        }
+    };
+    let right = match request.open {
+        Some((own, stable)) if request.force.is_none() => {
+            let right = members(good.clone().filter(|c| kept_all(c.report, own, stable)))
+                .intersection(possible)
+                .intersection(own.in_sync);
+            if right.is_empty() && !missing.is_empty() {
+                return Err(Refusal::Missing(missing));
+            }
+            if right.is_empty() {
+                return Err(Refusal::Lost);
+            }
+            right
+        }
+        _ => possible,
+    };
+    // Prefers who did not restart, then who knows the highest configuration.
+    let source = good
+        .clone()
+        .filter(|c| right.contains(c.report.member))
+        .min_by_key(|c| {
+            let report = c.report;
+            let restarted = report.incarnation != last.incarnation(report.member);
+            let behind = report.installed.as_ref().map(key) != Some(key(last));
+            (restarted, behind, report.member)
+        })
+        .map(|c| c.report.member)
+        .ok_or(Refusal::Missing(missing))?;
+    let source = if on(Bug::AnySource) {
+        good.clone()
+            .map(|c| c.report.member)
+            .next()
+            .unwrap_or(source)
+    } else {
+        source
+    };
+    let receivers = parts.minus(last.maintenance).with(source);
+    let any_suspect = good.clone().any(|c| c.suspects) && !on(Bug::KeepInSync);
+    let in_sync = if any_suspect || request.force.is_some() {
+        MemberSet::only(source)
+    } else {
+        possible.intersection(receivers).with(source)
+    };
+    let mut incarnations = last.incarnations;
+    for candidate in good {
+        if let Some(place) = incarnations.get_mut(candidate.report.member.index()) {
+            *place = candidate.report.incarnation;
+        }
+    }
+    let (history, forked_from) = match request.force {
+        Some((_, history)) => {
+            let fork = Fork {
+                history: last.history,
+                epoch: last.epoch,
+            };
+            (history, Some(fork))
+        }
+        None => (last.history, last.forked_from),
+    };
+    Ok(Decision {
+        config: Config {
+            generation: request.generation,
+            epoch: used.next().ok_or(Refusal::Exhausted)?,
+            in_sync,
+            catching_up: receivers.minus(in_sync),
+            members: last.members,
+            incarnations,
+            clean: false,
+            history,
+            forked_from,
+            quorum: last.quorum,
+            maintenance: last.maintenance.without(source),
+        },
+        source,
+        parts,
+    })
+}
+
+/// Whether a member holds all that this client acknowledged: it has not restarted since, or nothing can have been lost.
+fn kept_all(report: &MemberReport, own: &Config, stable: bool) -> bool {
+    report.incarnation == own.incarnation(report.member)
+        || !report.limits.features.contains(Features::WRITE_CACHE)
+        || stable
+        || on(Bug::ResumeFromRestarted)
+}
+
+/// Who has the highest configuration of those that are here, with nobody in sync among them.
+fn best_of<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone) -> MemberSet {
+    let best = highest(candidates.clone()).map(key);
+    members(candidates.filter(|c| c.report.installed.as_ref().map(key) == best))
+        .iter()
+        .take(1)
+        .collect()
+}
+
+fn members<'a>(candidates: impl Iterator<Item = Candidate<'a>>) -> MemberSet {
+    candidates.map(|c| c.report.member).collect()
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMember => f.write_str("no member can be reached: see that the servers run"),
+            Self::Missing(ids) => write!(
+                f,
+                "members {ids} are needed: start their servers, or force a start without them"
+            ),
+            Self::NoMajority(ids) => write!(
+                f,
+                "no majority: start the servers of some of members {ids}, or force a start without them"
+            ),
+            Self::Version(id) => write!(f, "member {id} speaks another protocol: update it"),
+            Self::Pool(id) => write!(f, "member {id} belongs to another pool: take it away"),
+            Self::Geometry(id) => write!(
+                f,
+                "member {id} has another size, chunk size or block size: create its store anew"
+            ),
+            Self::NotMember(id) => write!(f, "member {id} is not in the table: add it"),
+            Self::OtherStore(id) => write!(
+                f,
+                "the store of member {id} is not the one in the table: put that one back, or replace it"
+            ),
+            Self::SameStore(id) => write!(
+                f,
+                "the store of member {id} is a copy of another member's: create it anew"
+            ),
+            Self::RolledBack(id) => write!(
+                f,
+                "the store of member {id} is an old copy: create it anew and replace it"
+            ),
+            Self::Diverged(id) => write!(
+                f,
+                "member {id} was written to in another history: discard what it has, or take it away"
+            ),
+            Self::Lost => f.write_str("acknowledged data may be gone: close the volume"),
+            Self::Force => f.write_str("nothing to force here"),
+            Self::InUse(id) => write!(
+                f,
+                "another client is alive, says member {id}: stop it, or take over"
+            ),
+            Self::Busy => f.write_str("other clients attach at the same time: try again"),
+            Self::LastCopy(id) => write!(f, "member {id} alone has all data"),
+            Self::NotNow => f.write_str("not in this state of the volume: try again"),
+            Self::TimedOut => f.write_str("it took too long: try again"),
+            Self::Refused(id, status) => write!(f, "member {id} refuses: {status}"),
+            Self::Already(id) => write!(f, "nothing to do for member {id}"),
+            Self::Exhausted => f.write_str("numbers are used up: create a new pool"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a client does while all is well: says the watermark (R12), looks for what hangs, takes members back, and in
+//! sync (section 6 of the design).
+
+use super::coordinator::Coordinator;
+use super::coordinator::Phase;
+use super::coordinator::Turn;
+use super::decide::acceptable;
+use super::decide::Candidate;
+use super::peer::Found;
+use super::peer::Step;
+use super::Failure;
+use super::Refusal;
+use super::State;
+use crate::memory::Memory;
+use crate::planted::on;
+use crate::planted::Bug;
+use crate::time::Nanos;
+use crate::time::Time;
+use crate::time::MILLISECOND;
+use crate::time::SECOND;
+use rmr_proto::Config;
+use rmr_proto::Control;
+use rmr_proto::MemberId;
+use rmr_proto::MemberReport;
+use rmr_proto::MemberSet;
+use rmr_proto::Progress;
+use rmr_proto::Reply;
+use rmr_proto::Status;
+
+/// How often a member is looked after.
+const PING: Nanos = SECOND;
+/// The same for a member that is catching up.
+const PROGRESS: Nanos = 100 * MILLISECOND;
+/// After so many looks, each a quarter of `io_timeout` apart, a request hangs.
+const LOOKS: u32 = 4;
+
+impl<M: Memory> Coordinator<M> {
+    /// What is due. True if that led to something else.
+    pub(super) fn serve(&mut self, turn: &mut Turn<'_, M>) -> bool {
+        self.look(turn);
+        if self.leave && self.dropping.is_empty() && !self.write_failed {
+            turn.data.shut(false);
+            self.phase = Phase::Leaving(turn.now.after(self.io_timeout()));
+            return true;
+        }
+        if !self.dropping.is_empty() || self.write_failed {
+            return self.begin_drop(turn);
+        }
+        if self.advance_admin(turn) {
+            return true;
+        }
+        let Some(config) = &self.config else {
+            return false;
+        };
+        let (receivers, catching_up) = (config.receivers(), config.catching_up);
+        for id in MemberId::all() {
+            let (joinable, ready) = match self.peer(id) {
+                Some(peer) => (peer.joinable, peer.ready),
+                None => (false, false),
+            };
+            if joinable && !receivers.contains(id) && self.begin_join(id, turn) {
+                return true;
+            }
+            if ready && catching_up.contains(id) && self.begin_promote(id, turn) {
+                return true;
+            }
+        }
+        self.ask(turn);
+        self.retry(turn)
+    }
+
+    /// Looks for connections and requests that hang.
+    fn look(&mut self, turn: &mut Turn<'_, M>) {
+        let Some(config) = &self.config else { return };
+        let receivers = config.receivers();
+        let grace = self.grace();
+        for id in receivers {
+            let now = turn.now;
+            let gone = self
+                .peer(id)
+                .is_some_and(|peer| !peer.up && now >= peer.since.after(grace));
+            if gone {
+                self.lose(id);
+            }
+        }
+        if turn.now < self.scan_at {
+            return;
+        }
+        self.scan_at = turn.now.after(self.io_timeout() >> 2);
+        for view in turn.data.views() {
+            if turn.data.look(view.ticket) >= LOOKS {
+                for id in view.pending {
+                    self.lose(id);
+                }
+            }
+        }
+    }
+
+    /// How long a receiver may be without connection.
+    fn grace(&self) -> Nanos {
+        self.io_timeout() >> 2
+    }
+
+    /// Queries to members that may be taken back, pings to the others.
+    fn ask(&mut self, turn: &mut Turn<'_, M>) {
+        let now = turn.now;
+        let Some((receivers, epoch, name)) = self
+            .config
+            .as_ref()
+            .zip(self.options.as_ref())
+            .map(|(config, options)| (config.receivers(), config.epoch, options.name))
+        else {
+            return;
+        };
+        let mut tell = false;
+        if now >= self.tell_at {
+            self.tell_at = Time::NEVER;
+            // If writes are on their way, they tell; the next time there are none, one hears of it.
+            tell = !turn.data.is_busy();
+            turn.data.rearm_idle();
+        }
+        for id in self.outsiders().intersection(self.up()) {
+            let due = self
+                .peer(id)
+                .is_some_and(|peer| peer.call.is_none() && !peer.joinable && now >= peer.next_try);
+            if due {
+                self.send(id, Step::JoinQuery, Some(Control::Query { name }), turn);
+            }
+        }
+        for id in receivers.intersection(self.up()) {
+            let due = self
+                .peer(id)
+                .is_some_and(|peer| peer.call.is_none() && (tell || now >= peer.ping_at));
+            if !due {
+                continue;
+            }
+            let pause = self.ping_pause(id);
+            if let Some(peer) = self.peer(id) {
+                peer.ping_at = now.after(pause);
+            }
+            let message = self.target(id).map(|to| Control::Ping {
+                to,
+                generation: self.generation,
+                epoch,
+                watermark: turn.data.watermark(),
+            });
+            self.send(id, Step::Ping, message, turn);
+        }
+    }
+
+    fn ping_pause(&self, id: MemberId) -> Nanos {
+        let catching_up = self
+            .config
+            .as_ref()
+            .is_some_and(|config| config.catching_up.contains(id));
+        if catching_up {
+            PROGRESS
+        } else {
+            PING
+        }
+    }
+
+    /// Members of the table that should be receivers.
+    fn outsiders(&self) -> MemberSet {
+        self.config.as_ref().map_or(MemberSet::EMPTY, |config| {
+            config
+                .table()
+                .minus(config.receivers())
+                .minus(config.maintenance)
+        })
+    }
+
+    /// When something is due next.
+    pub(super) fn serve_time(&self) -> Time {
+        let Some(config) = &self.config else {
+            return Time::NEVER;
+        };
+        let mut at = self.scan_at.earliest(self.retry_at).earliest(self.tell_at);
+        let (receivers, outsiders) = (config.receivers(), self.outsiders());
+        for (id, peer) in MemberId::all().zip(self.peers.iter()) {
+            let next = if receivers.contains(id) {
+                match (peer.up, peer.call) {
+                    (true, None) => peer.ping_at,
+                    (true, Some(_)) => Time::NEVER,
+                    (false, _) => peer.since.after(self.grace()),
+                }
+            } else if outsiders.contains(id) && peer.up && peer.call.is_none() && !peer.joinable {
+                peer.next_try
+            } else {
+                Time::NEVER
+            };
+            at = at.earliest(next);
+        }
+        at
+    }
+
+    pub(super) fn pinged(
+        &mut self,
+        id: MemberId,
+        result: Result<&Reply<'_>, Failure>,
+        _turn: &mut Turn<'_, M>,
+    ) {
+        let Ok(reply) = result else { return };
+        match reply.status {
+            Status::Ok => {
+                let Some(report) = &reply.report else { return };
+                let ready = report.progress == Progress::Ready
+                    || (on(Bug::PromoteUnready) && matches!(report.progress, Progress::Dirty(_)));
+                if let Some(peer) = self.peer(id) {
+                    peer.ready = ready;
+                }
+            }
+            Status::Busy
+            | Status::NoMemory
+            | Status::TimedOut
+            | Status::StaleEpoch
+            | Status::Disconnected => {}
+            _ => self.lose(id),
+        }
+    }
+
+    // Taking a member back.
+
+    fn refuse(&mut self, id: MemberId, refusal: Refusal, turn: &mut Turn<'_, M>) {
+        self.note(id, refusal, turn);
+        self.not_yet(id, turn);
+    }
+
+    fn not_yet(&mut self, id: MemberId, turn: &Turn<'_, M>) {
+        let longest = self.options.as_ref().map_or(0, |o| o.max_backoff);
+        if let Some(peer) = self.peer(id) {
+            peer.back_off(turn.now, longest);
+        }
+    }
+
+    /// Whether a report shows that another client took over, in this history.
+    pub(super) fn is_fenced_by(&self, report: &MemberReport, config: &Config) -> bool {
+        let ours = self.generation;
+        let in_table = config.store(report.member) == Some(report.store);
+        let same_history = report
+            .installed
+            .as_ref()
+            .is_none_or(|installed| installed.history == config.history);
+        in_table
+            && same_history
+            && report.promised.number >= ours.number
+            && report.promised.nonce != ours.nonce
+    }
+
+    pub(super) fn join_queried(
+        &mut self,
+        id: MemberId,
+        result: Result<&Reply<'_>, Failure>,
+        turn: &mut Turn<'_, M>,
+    ) {
+        if !self.learn(id, result) {
+            self.not_yet(id, turn);
+            return;
+        }
+        match self.joining(id) {
+            Ok(()) => {}
+            Err(Some(refusal)) => return self.refuse(id, refusal, turn),
+            Err(None) => return self.fail(State::Fenced, turn),
+        }
+        let generation = self.generation;
+        let message = self.own_target(id).map(|to| Control::Promise {
+            to,
+            generation,
+            takeover: true,
+        });
+        self.send(id, Step::JoinPromise, message, turn);
+    }
+
+    pub(super) fn join_promised(
+        &mut self,
+        id: MemberId,
+        result: Result<&Reply<'_>, Failure>,
+        turn: &mut Turn<'_, M>,
+    ) {
+        let status = result.map_or(Status::Disconnected, |reply| reply.status);
+        if !self.learn(id, result) {
+            if status.is_refusal() {
+                self.note(id, Refusal::Refused(id, status), turn);
+            }
+            self.not_yet(id, turn);
+            return;
+        }
+        if let Err(refusal) = self.joining(id) {
+            return match refusal {
+                Some(refusal) => self.refuse(id, refusal, turn),
+                None => self.fail(State::Fenced, turn),
+            };
+        }
+        if let Some(peer) = self.peer(id) {
+            peer.promised = true;
+            peer.joinable = true;
+            let is_new = peer
+                .report
+                .as_ref()
+                .is_none_or(|report| report.installed.is_none());
+            if is_new || peer.discard {
+                // It has nothing of the volume, or nothing that counts.
+                peer.found = Found::Everything;
+            }
+        }
+    }
+
+    /// Whether a member can be taken back, as it reported; `None`: this client is fenced.
+    fn joining(&self, id: MemberId) -> Result<(), Option<Refusal>> {
+        let (Some(config), Some(peer)) = (&self.config, self.peers.get(id.index())) else {
+            return Err(Some(Refusal::NotNow));
+        };
+        let Some(report) = &peer.report else {
+            return Err(Some(Refusal::NotNow));
+        };
+        if self.is_fenced_by(report, config) && !on(Bug::IgnoreFence) {
+            return Err(None);
+        }
+        let candidate = Candidate {
+            report,
+            suspects: false,
+            discard: peer.discard,
+        };
+        acceptable(&candidate, config, &self.pool).map_err(Some)?;
+        let fits = self.geometry == Some(report.geometry)
+            && self
+                .limits
+                .is_some_and(|limits| report.limits.logical_block <= limits.logical_block);
+        if fits {
+            Ok(())
+        } else {
+            Err(Some(Refusal::Geometry(id)))
+        }
+    }
+}

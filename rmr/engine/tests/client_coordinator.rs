@@ -1,0 +1,710 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The coordinator of a client against members that are a few lines each: the way of each kind of change.
+
+use rmr_engine::client::Ack;
+use rmr_engine::client::Action;
+use rmr_engine::client::Admin;
+use rmr_engine::client::Coordinator;
+use rmr_engine::client::Data;
+use rmr_engine::client::Event;
+use rmr_engine::client::Failure;
+use rmr_engine::client::Message;
+use rmr_engine::client::OnNoData;
+use rmr_engine::client::Options;
+use rmr_engine::client::Out;
+use rmr_engine::client::Random;
+use rmr_engine::client::Refusal;
+use rmr_engine::client::Sending;
+use rmr_engine::client::Start;
+use rmr_engine::client::State;
+use rmr_engine::client::Ticket;
+use rmr_engine::memory::HostMemory;
+use rmr_engine::retry::Cause;
+use rmr_engine::time::Time;
+use rmr_engine::time::MILLISECOND;
+use rmr_engine::time::SECOND;
+use rmr_proto::Config;
+use rmr_proto::Control;
+use rmr_proto::Features;
+use rmr_proto::Generation;
+use rmr_proto::Geometry;
+use rmr_proto::Incarnation;
+use rmr_proto::Kind;
+use rmr_proto::Limits;
+use rmr_proto::Mark;
+use rmr_proto::MemberId;
+use rmr_proto::MemberReport;
+use rmr_proto::MemberSet;
+use rmr_proto::Op;
+use rmr_proto::PoolName;
+use rmr_proto::Progress;
+use rmr_proto::Quorum;
+use rmr_proto::Reply;
+use rmr_proto::Run;
+use rmr_proto::Status;
+use rmr_proto::Suspects;
+use rmr_proto::Uuid;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+fn id(number: u32) -> MemberId {
+    MemberId::new(number).unwrap()
+}
+
+fn set(ids: &[u32]) -> MemberSet {
+    ids.iter().map(|n| id(*n)).collect()
+}
+
+/// A member that believes all it is told.
+struct Member {
+    report: MemberReport,
+    up: bool,
+    suspects: Vec<Run>,
+    merged: Vec<Mark>,
+    /// Answers this, once, to the next message of a kind.
+    answer: Option<(Kind, Status)>,
+    /// Does not answer messages of this kind.
+    mute: Option<Kind>,
+}
+
+impl Member {
+    fn new(number: u32) -> Self {
+        Self {
+            report: MemberReport {
+                version_min: 1,
+                version_max: 1,
+                pool: Uuid::NIL,
+                store: Uuid([number as u8; 16]),
+                member: id(number),
+                incarnation: Incarnation(10),
+                geometry: Geometry::new(64 << 20, 16).unwrap(),
+                limits: Limits {
+                    logical_block: 512,
+                    physical_block: 512,
+                    io_min: 512,
+                    io_opt: 0,
+                    max_write_zeroes: 1 << 20,
+                    features: Features::WRITE_CACHE,
+                },
+                promised: Generation::NONE,
+                installed: None,
+                serving: false,
+                progress: Progress::Unknown,
+                log_extents: 8,
+            },
+            up: true,
+            suspects: vec![],
+            merged: vec![],
+            answer: None,
+            mute: None,
+        }
+    }
+
+    fn control(&mut self, message: &Control) -> (Kind, Status) {
+        match message {
+            Control::Query { .. } => (Kind::Query, Status::Ok),
+            Control::Promise { to, generation, .. } => {
+                if to.incarnation != self.report.incarnation {
+                    return (Kind::Promise, Status::StaleIncarnation);
+                }
+                if generation.number < self.report.promised.number {
+                    return (Kind::Promise, Status::StaleGeneration);
+                }
+                self.report.promised = *generation;
+                (Kind::Promise, Status::Ok)
+            }
+            Control::Install { to, config, .. } => {
+                if to.incarnation != self.report.incarnation {
+                    return (Kind::Install, Status::StaleIncarnation);
+                }
+                if config.generation != self.report.promised {
+                    return (Kind::Install, Status::StaleGeneration);
+                }
+                let old = self.report.installed.replace(config.clone());
+                if let Some(old) = old.filter(|old| old.history == config.history) {
+                    assert!(old.epoch < config.epoch, "numbers are never used again");
+                }
+                self.report.pool = to.pool;
+                self.report.serving = true;
+                (Kind::Install, Status::Ok)
+            }
+            Control::Detach { .. } => (Kind::Detach, Status::Ok),
+            Control::Ping { to, generation, .. } => {
+                let status = if to.incarnation != self.report.incarnation {
+                    Status::StaleIncarnation
+                } else if *generation != self.report.promised {
+                    Status::StaleGeneration
+                } else {
+                    Status::Ok
+                };
+                (Kind::Ping, status)
+            }
+        }
+    }
+}
+
+enum Queued {
+    Up(MemberId),
+    Down(MemberId),
+    Reply(u64, MemberId, Kind, Status),
+    Back(u64),
+}
+
+/// A client, and its members.
+struct World {
+    now: Time,
+    nonce: u64,
+    coordinator: Coordinator<HostMemory>,
+    data: Data<HostMemory>,
+    shell: Shell,
+}
+
+struct Shell {
+    members: BTreeMap<MemberId, Member>,
+    queue: VecDeque<Queued>,
+    calls: Vec<(MemberId, u64)>,
+    timer: Time,
+    /// Copies of requests that are out.
+    out: Vec<(Ticket, MemberId)>,
+    completed: Vec<(Ticket, Status)>,
+    states: Vec<State>,
+    answers: Vec<Result<(), Refusal>>,
+    kinds: Vec<(MemberId, Kind)>,
+}
+
+impl Shell {
+    fn send(&mut self, sending: Sending) {
+        for to in sending.targets {
+            self.out.push((sending.ticket, to));
+        }
+    }
+}
+
+impl Out for Shell {
+    fn act(&mut self, action: Action<'_>) {
+        match action {
+            Action::Send { call, to, message } => {
+                let member = self.members.get_mut(&to).unwrap();
+                self.calls.push((to, call));
+                if !member.up {
+                    self.queue.push_back(Queued::Back(call));
+                    return;
+                }
+                let kind = match message {
+                    Message::Control(Control::Query { .. }) => Kind::Query,
+                    Message::Control(Control::Promise { .. }) => Kind::Promise,
+                    Message::Control(Control::Install { .. }) => Kind::Install,
+                    Message::Control(Control::Detach { .. }) => Kind::Detach,
+                    Message::Control(Control::Ping { .. }) => Kind::Ping,
+                    Message::Merge(_) => Kind::Merge,
+                };
+                if kind != Kind::Ping {
+                    self.kinds.push((to, kind));
+                }
+                let answer = match (member.answer.take_if(|(k, _)| *k == kind), message) {
+                    (Some(answer), _) => answer,
+                    (None, Message::Control(control)) => member.control(control),
+                    (None, Message::Merge(merge)) => {
+                        assert!(!merge.to.pool.is_nil());
+                        member.merged.extend_from_slice(merge.marks);
+                        (Kind::Merge, Status::Ok)
+                    }
+                };
+                if member.mute != Some(kind) {
+                    self.queue
+                        .push_back(Queued::Reply(call, to, answer.0, answer.1));
+                }
+            }
+            Action::Resend(sending) => self.send(sending),
+            Action::Complete(ticket, status) => {
+                assert!(self.out.iter().all(|(t, _)| *t != ticket), "a copy is out");
+                self.completed.push((ticket, status));
+            }
+            Action::Close(member) => {
+                for (to, call) in &self.calls {
+                    if *to == member {
+                        self.queue.push_back(Queued::Back(*call));
+                    }
+                }
+                self.queue.push_back(Queued::Down(member));
+            }
+            Action::Timer(at) => self.timer = at,
+            Action::State(state) => self.states.push(state),
+            Action::Admin(answer) => self.answers.push(answer),
+            Action::Open | Action::Note(..) => {}
+        }
+    }
+}
+
+impl World {
+    fn new(count: u32) -> Self {
+        let members = (1..=count).map(|n| (id(n), Member::new(n))).collect();
+        let mut world = Self {
+            now: Time(SECOND),
+            nonce: 7,
+            coordinator: Coordinator::new(HostMemory).unwrap(),
+            data: Data::new(&HostMemory, 16).unwrap(),
+            shell: Shell {
+                members,
+                queue: VecDeque::new(),
+                calls: vec![],
+                timer: Time::NEVER,
+                out: vec![],
+                completed: vec![],
+                states: vec![],
+                answers: vec![],
+                kinds: vec![],
+            },
+        };
+        for n in 1..=count {
+            world.event(Event::LinkUp(id(n)));
+        }
+        world
+    }
+
+    fn attach(count: u32, quorum: Quorum) -> Self {
+        let mut world = Self::new(count);
+        world.open(quorum);
+        assert_eq!(world.coordinator.state(), State::Serving);
+        world
+    }
+
+    fn open(&mut self, quorum: Quorum) {
+        let members = self.shell.members.keys().copied().collect();
+        let options = Options {
+            name: PoolName::new(b"pool").unwrap(),
+            members,
+            equal: true,
+            quorum,
+            io_timeout: 4 * SECOND,
+            on_no_data: OnNoData::Suspend,
+            takeover: true,
+            max_backoff: 60 * SECOND,
+        };
+        let random = Random {
+            nonce: self.nonce,
+            history: Uuid([200; 16]),
+            pool: Uuid([100; 16]),
+        };
+        self.event(Event::Attach(&options, random));
+    }
+
+    /// An event, and all that follows at once.
+    fn event(&mut self, event: Event<'_>) {
+        self.coordinator
+            .event(self.now, event, &self.data, &mut self.shell);
+        self.follow();
+    }
+
+    /// What the coordinator's actions lead to.
+    fn follow(&mut self) {
+        while let Some(next) = self.shell.queue.pop_front() {
+            match next {
+                Queued::Reply(call, from, kind, status) => {
+                    if !self.shell.calls.contains(&(from, call)) {
+                        continue;
+                    }
+                    self.shell.calls.retain(|(_, c)| *c != call);
+                    let member = &self.shell.members[&from];
+                    let runs = member.suspects.clone();
+                    let mut reply = Reply::bare(kind, status);
+                    if status.is_ok() && kind != Kind::Merge {
+                        reply.report = Some(member.report.clone());
+                        if kind == Kind::Promise {
+                            reply.suspects = Suspects {
+                                all: false,
+                                runs: &runs,
+                            };
+                        }
+                    }
+                    let event = Event::Reply {
+                        call,
+                        result: Ok(&reply),
+                    };
+                    self.coordinator
+                        .event(self.now, event, &self.data, &mut self.shell);
+                }
+                Queued::Back(call) => {
+                    self.shell.calls.retain(|(_, c)| *c != call);
+                    let event = Event::Reply {
+                        call,
+                        result: Err(Failure),
+                    };
+                    self.coordinator
+                        .event(self.now, event, &self.data, &mut self.shell);
+                }
+                Queued::Down(member) => {
+                    self.give_back(member);
+                    self.coordinator.event(
+                        self.now,
+                        Event::LinkDown(member),
+                        &self.data,
+                        &mut self.shell,
+                    );
+                    if self.shell.members[&member].up {
+                        self.shell.queue.push_back(Queued::Up(member));
+                    }
+                }
+                Queued::Up(member) => {
+                    self.coordinator.event(
+                        self.now,
+                        Event::LinkUp(member),
+                        &self.data,
+                        &mut self.shell,
+                    );
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self, member: MemberId) {
+        let back: Vec<_> = self.shell.out.iter().copied().collect();
+        self.shell.out.retain(|(_, to)| *to != member);
+        for (ticket, to) in back.into_iter().filter(|(_, to)| *to == member) {
+            let event = Event::IoFailed {
+                ticket,
+                member: to,
+                cause: Cause::Transport,
+            };
+            self.coordinator
+                .event(self.now, event, &self.data, &mut self.shell);
+        }
+    }
+
+    /// The host of a member goes away.
+    fn cut(&mut self, number: u32) {
+        self.shell.members.get_mut(&id(number)).unwrap().up = false;
+        self.shell.queue.push_back(Queued::Down(id(number)));
+        self.follow();
+    }
+
+    fn restart(&mut self, number: u32) {
+        let member = self.shell.members.get_mut(&id(number)).unwrap();
+        member.up = true;
+        member.report.incarnation.0 += 1;
+        member.report.serving = false;
+        self.event(Event::LinkUp(id(number)));
+    }
+
+    fn run(&mut self, span: u64) {
+        let end = self.now.after(span);
+        while self.shell.timer < end {
+            self.now = self.now.max(self.shell.timer);
+            self.event(Event::Timer);
+        }
+        self.now = end;
+    }
+
+    fn write(&mut self, tag: u32, offset: u64) -> Ticket {
+        match self.data.write(tag, Op::Write, offset, 4096) {
+            Start::Send(sending) => {
+                self.shell.send(sending);
+                sending.ticket
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ack(&mut self, ticket: Ticket, number: u32, status: Status) -> Ack {
+        let copy = (ticket, id(number));
+        let place = self.shell.out.iter().position(|c| *c == copy);
+        self.shell.out.remove(place.expect("such a copy is out"));
+        let acked = self.data.ack(ticket, id(number), status);
+        if acked.ack == Ack::Exception {
+            self.event(Event::IoFailed {
+                ticket,
+                member: id(number),
+                cause: Cause::Answer(status),
+            });
+        }
+        if let Some(hint) = acked.hint {
+            self.event(Event::Hint(hint));
+        }
+        acked.ack
+    }
+
+    fn config(&self) -> &Config {
+        self.coordinator.config().unwrap()
+    }
+
+    fn member(&mut self, number: u32) -> &mut Member {
+        self.shell.members.get_mut(&id(number)).unwrap()
+    }
+}
+
+#[test]
+fn first_start() {
+    let mut world = World::attach(3, Quorum::Off);
+    let config = world.config().clone();
+    assert_eq!(config.in_sync, set(&[1, 2, 3]));
+    assert_eq!(config.generation.number, 1);
+    assert_eq!(world.member(2).report.installed, Some(config));
+    let ticket = world.write(0, 0);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(ticket, 3, Status::Ok), Ack::Complete(Status::Ok));
+    world.event(Event::Detach);
+    assert_eq!(world.coordinator.state(), State::Closed);
+}
+
+#[test]
+fn drop_rejoin_promote() {
+    let mut world = World::attach(3, Quorum::Off);
+    let ticket = world.write(0, 3 << 16);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Pending);
+    world.cut(3);
+    assert!(world.shell.completed.is_empty());
+    world.run(2 * SECOND);
+    assert_eq!(world.shell.completed, [(ticket, Status::Ok)]);
+    assert_eq!(world.config().in_sync, set(&[1, 2]));
+    let mark = Mark::new(Run::new(3, 1), set(&[3]));
+    assert_eq!(world.member(1).merged, [mark]);
+    assert_eq!(world.member(2).merged, [mark]);
+
+    world.member(3).suspects = vec![Run::new(9, 2)];
+    world.restart(3);
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[3]));
+    assert_eq!(world.config().incarnation(id(3)), Incarnation(11));
+    let mark = Mark::new(Run::new(9, 2), set(&[3]));
+    assert!((1..=3).all(|n| world.member(n).merged.last() == Some(&mark)));
+    // It receives, but does not answer reads.
+    assert_eq!(world.data.receivers(), set(&[1, 2, 3]));
+    assert_eq!(world.data.readers(), set(&[1, 2]));
+
+    world.member(3).report.progress = Progress::Ready;
+    world.member(3).answer = Some((Kind::Install, Status::NotReady));
+    world.run(SECOND);
+    assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
+    assert_eq!(world.coordinator.state(), State::Serving);
+}
+
+#[test]
+fn second_failure_during_a_drop() {
+    let mut world = World::attach(3, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.ack(ticket, 1, Status::Ok);
+    world.member(2).answer = Some((Kind::Merge, Status::Io));
+    world.cut(3);
+    world.run(2 * SECOND);
+    assert_eq!(world.config().in_sync, set(&[1]));
+    assert_eq!(world.shell.completed, [(ticket, Status::Ok)]);
+    let both = Mark::new(Run::new(0, 1), set(&[2, 3]));
+    assert!(world.member(1).merged.contains(&both));
+}
+
+#[test]
+fn hung_member() {
+    let mut world = World::attach(2, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.ack(ticket, 1, Status::Ok);
+    world.run(5 * SECOND);
+    assert_eq!(world.shell.completed, [(ticket, Status::Ok)]);
+}
+
+#[test]
+fn nobody_left() {
+    let mut world = World::attach(2, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.cut(1);
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    assert_eq!(world.data.write(1, Op::Write, 0, 512), Start::Parked);
+    // The same run of the only one in sync: on with a new generation.
+    world.member(1).up = true;
+    world.event(Event::LinkUp(id(1)));
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().generation.number, 2);
+    assert_eq!(world.shell.out, [(ticket, id(1))]);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
+}
+
+#[test]
+fn restarted_with_unflushed_data() {
+    let mut world = World::attach(1, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.ack(ticket, 1, Status::Ok);
+    world.cut(1);
+    world.restart(1);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Lost);
+    assert!(matches!(
+        world.data.write(1, Op::Write, 0, 512),
+        Start::Fail(_)
+    ));
+}
+
+#[test]
+fn restarted_with_all_flushed() {
+    let mut world = World::attach(1, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.ack(ticket, 1, Status::Ok);
+    match world.data.write(0, Op::Flush, 0, 0) {
+        Start::Send(sending) => {
+            assert_eq!(
+                world.data.ack(sending.ticket, id(1), Status::Ok).ack,
+                Ack::Complete(Status::Ok)
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    world.cut(1);
+    world.restart(1);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+}
+
+#[test]
+fn held_requests_fail_on_demand() {
+    let mut world = World::attach(1, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.cut(1);
+    world.run(2 * SECOND);
+    assert!(world.shell.completed.is_empty());
+    world.event(Event::Admin(Admin::OnNoData(OnNoData::Error)));
+    assert_eq!(world.shell.completed.len(), 1);
+    assert_eq!(world.shell.completed[0].0, ticket);
+    assert!(!world.shell.completed[0].1.is_ok());
+}
+
+#[test]
+fn last_member_in_sync_fails_a_write() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    let ticket = world.write(0, 5 << 16);
+    assert_eq!(world.ack(ticket, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.completed, [(ticket, Status::Medium)]);
+    assert_eq!(world.config().in_sync, set(&[1]));
+    let mark = Mark::new(Run::new(5, 1), set(&[2]));
+    assert_eq!(world.member(1).merged, [mark]);
+    assert_eq!(world.data.watermark().0, 1);
+}
+
+#[test]
+fn bad_block_is_repaired() {
+    let mut world = World::attach(2, Quorum::Off);
+    let Start::Send(read) = world.data.read(0, 0, 4096, |_| Some(id(2))) else {
+        panic!("not sent");
+    };
+    world.shell.send(read);
+    assert_eq!(world.ack(read.ticket, 2, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, [(read.ticket, id(1))]);
+    let Ack::Repair(write) = world.ack(read.ticket, 1, Status::Ok) else {
+        panic!("not repaired");
+    };
+    assert_eq!((write.op, write.targets), (Op::Write, set(&[1, 2])));
+    world.shell.send(write);
+    assert_eq!(world.ack(write.ticket, 1, Status::Ok), Ack::Pending);
+    assert_eq!(
+        world.ack(write.ticket, 2, Status::Ok),
+        Ack::Complete(Status::Ok)
+    );
+}
+
+#[test]
+fn suspects_shrink_the_in_sync_set() {
+    let mut world = World::attach(3, Quorum::Off);
+    let members = std::mem::take(&mut world.shell.members);
+    let mut next = World::new(3);
+    next.shell.members = members;
+    next.member(2).suspects = vec![Run::new(4, 1)];
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    assert_eq!(next.config().in_sync, set(&[1]));
+    assert_eq!(next.config().catching_up, set(&[2, 3]));
+    let mark = Mark::new(Run::new(4, 1), set(&[2, 3]));
+    assert!((1..=3).all(|n| next.member(n).merged == [mark]));
+    // The first client stops for good when it hears of the other.
+    world.shell.members = next.shell.members;
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Fenced);
+    assert!(matches!(
+        world.data.write(0, Op::Write, 0, 512),
+        Start::Fail(_)
+    ));
+}
+
+#[test]
+fn a_missing_member_in_sync_is_waited_for() {
+    let mut world = World::attach(2, Quorum::Off);
+    let members = std::mem::take(&mut world.shell.members);
+    let mut next = World::new(2);
+    next.shell.members = members;
+    next.cut(2);
+    next.open(Quorum::Off);
+    next.run(SECOND);
+    assert_eq!(next.coordinator.state(), State::Attaching);
+    assert_eq!(
+        next.coordinator.refusal(),
+        Some(Refusal::Missing(set(&[2])))
+    );
+    next.event(Event::Admin(Admin::Force {
+        lost: set(&[2]),
+        history: Uuid([77; 16]),
+    }));
+    next.run(SECOND);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    assert_eq!(next.config().history, Uuid([77; 16]));
+    assert_eq!(next.config().forked_from.unwrap().history, Uuid([200; 16]));
+}
+
+#[test]
+fn no_majority_no_io() {
+    let mut world = World::attach(3, Quorum::Majority);
+    world.cut(3);
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    world.cut(2);
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.member(3).up = true;
+    world.event(Event::LinkUp(id(3)));
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().in_sync, set(&[1]));
+}
+
+#[test]
+fn members_come_and_go() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.shell.members.insert(id(3), Member::new(3));
+    world.event(Event::LinkUp(id(3)));
+    world.event(Event::Admin(Admin::Add(id(3))));
+    assert_eq!(world.shell.answers, [Ok(())]);
+    let all = Mark::new(Run::new(0, 1024), set(&[3]));
+    assert!(world.member(1).merged.contains(&all));
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[3]));
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    world.run(MILLISECOND);
+    assert_eq!(world.config().in_sync, set(&[1]));
+    world.event(Event::Admin(Admin::Remove(id(1))));
+    world.event(Event::Admin(Admin::Remove(id(2))));
+    world.run(MILLISECOND);
+    assert_eq!(
+        world.shell.answers[1..],
+        [Ok(()), Err(Refusal::LastCopy(id(1))), Ok(())]
+    );
+    assert_eq!(world.config().table(), set(&[1, 3]));
+}
+
+#[test]
+fn a_join_waits_for_what_is_in_flight() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    let ticket = world.write(0, 0);
+    world.restart(2);
+    world.run(300 * MILLISECOND);
+    assert_eq!(world.config().receivers(), set(&[1]));
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
+    world.run(SECOND);
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+}
