@@ -37,7 +37,10 @@ pub(crate) fn tree() -> Result<Tree<Registry>> {
         Arc::pin_init(
             pin_init!(Registry {
                 devices,
-                disks <- new_mutex!(KVec::new()),
+                disks <- new_mutex!(Disks {
+                    mapped: KVec::new(),
+                    claimed: KVec::new(),
+                }),
             }),
             GFP_KERNEL,
         )
@@ -60,12 +63,40 @@ pub(crate) struct Device {
     pub(crate) disk: VolumeDisk,
 }
 
-/// All mapped disks.
+/// The disks that are mapped, and those that are about to be.
+struct Disks {
+    mapped: KVec<Mapped>,
+    claimed: KVec<Claim>,
+}
+
+/// A disk whose pool is being attached to.
+struct Claim {
+    index: u32,
+    pool: PoolName,
+}
+
+impl Disks {
+    fn has(&self, pool: &PoolName) -> bool {
+        self.mapped.iter().any(|m| m.device.pool == *pool)
+            || self.claimed.iter().any(|c| c.pool == *pool)
+    }
+
+    /// The lowest number that no disk has.
+    fn free_index(&self) -> Option<u32> {
+        (0..MAX_DISKS).find(|index| {
+            self.mapped.iter().all(|m| m.device.index != *index)
+                && self.claimed.iter().all(|c| c.index != *index)
+        })
+    }
+}
+
+/// All disks of this host.
 #[pin_data]
 pub(crate) struct Registry {
     devices: Dir<()>,
+    /// Not held while a pool is attached to: that takes long when a node does not answer.
     #[pin]
-    disks: Mutex<KVec<Mapped>>,
+    disks: Mutex<Disks>,
 }
 
 impl tree::Registry for Registry {
@@ -75,7 +106,7 @@ impl tree::Registry for Registry {
 
     /// Unmaps all. Nothing has a disk open: that would keep the module loaded.
     fn stop(&self) {
-        let mapped = core::mem::take(&mut *self.disks.lock());
+        let mapped = core::mem::take(&mut self.disks.lock().mapped);
         drop(mapped);
     }
 }
@@ -117,28 +148,46 @@ static BLOCK: [Attr<Device>; 2] = [
 impl Registry {
     /// Maps the pool `name`, of `size` bytes if that is given, as a new disk. Sleeps: attaches to the pool's members, scans for partitions.
     fn map(&self, name: PoolName, size: Option<u64>) -> Result {
+        let index = self.claim(name)?;
+        let disk = VolumeDisk::new(&name, index, size);
         let mut disks = self.disks.lock();
-        if disks.iter().any(|m| m.device.pool == name) {
+        disks.claimed.retain(|claim| claim.index != index);
+        disks.mapped.reserve(1, GFP_KERNEL)?;
+        let mapped = self.show(index, name, disk?)?;
+        disks.mapped.push(mapped, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Keeps a number for a disk in front of the pool `name`, until the claim is removed.
+    fn claim(&self, name: PoolName) -> Result<u32> {
+        let mut disks = self.disks.lock();
+        if disks.has(&name) {
             return Err(refuse!(
                 EBUSY,
                 "map_device: pool {} is mapped already; unmap that device first",
                 name
             ));
         }
-        let free = |index: &u32| disks.iter().all(|m| m.device.index != *index);
-        let index = (0..MAX_DISKS).find(free).ok_or_else(|| {
+        let index = disks.free_index().ok_or_else(|| {
             refuse!(
                 ENOSPC,
                 "map_device: {} devices are mapped, which is the limit; unmap one first",
                 MAX_DISKS
             )
         })?;
-        disks.reserve(1, GFP_KERNEL)?;
+        disks
+            .claimed
+            .push(Claim { index, pool: name }, GFP_KERNEL)?;
+        Ok(index)
+    }
+
+    /// Makes a disk visible. Sleeps: scans for partitions.
+    fn show(&self, index: u32, name: PoolName, disk: VolumeDisk) -> Result<Mapped> {
         let device = Arc::new(
             Device {
                 index,
                 pool: name,
-                disk: VolumeDisk::new(&name, index, size)?,
+                disk,
             },
             GFP_KERNEL,
         )?;
@@ -149,16 +198,12 @@ impl Registry {
         let files = Dir::under(device.disk.kobject(), c"brmr", device.clone(), &BLOCK)?;
         dir.link(c"block", device.disk.kobject())?;
         device.disk.announce(&name)?;
-        disks.push(
-            Mapped {
-                _files: files,
-                _stats: stats,
-                _dir: dir,
-                device,
-            },
-            GFP_KERNEL,
-        )?;
-        Ok(())
+        Ok(Mapped {
+            _files: files,
+            _stats: stats,
+            _dir: dir,
+            device,
+        })
     }
 
     /// Removes a disk; `EBUSY` while somebody has it open. Sleeps: waits for its IO, detaches.
@@ -180,8 +225,11 @@ impl Registry {
             )
         })?;
         let mut disks = self.disks.lock();
-        let place = disks.iter().position(|m| Arc::ptr_eq(&m.device, device));
-        let mapped = place.and_then(|place| disks.remove(place).ok());
+        let place = disks
+            .mapped
+            .iter()
+            .position(|m| Arc::ptr_eq(&m.device, device));
+        let mapped = place.and_then(|place| disks.mapped.remove(place).ok());
         drop(disks);
         drop(mapped);
         Ok(())
