@@ -505,6 +505,17 @@ impl Current<EpochRecord> {
     }
 }
 
+/// A request whose work may be dropped before it has run.
+struct Later(Option<StoreDone>);
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done.not_started();
+        }
+    }
+}
+
 impl Store for LocalStore {
     fn info(&self) -> StoreInfo {
         let mut info = self.info.clone();
@@ -525,13 +536,17 @@ impl Store for LocalStore {
             StoreOp::Flush => return self.bios.submit(BioOp::Flush, 0, 0, None, Answer(done)),
             StoreOp::WriteZeroes { unmap, fua } => {
                 let device = self.device().clone();
+                let mut later = Later(Some(done));
                 let work = move || {
+                    let Some(done) = later.0.take() else {
+                        return;
+                    };
                     let result = device
                         .zeroout(offset, u64::from(io.len), unmap, |_| Ok(()))
                         .and_then(|()| if fua { device.flush() } else { Ok(()) });
                     done.finish(status(result));
                 };
-                // Work that could not be queued drops `done`, which reports an error.
+                // Work that could not be queued, for want of memory, is dropped, which says so.
                 let _ = self.zeroes.spawn(work, GFP_KERNEL);
                 return;
             }

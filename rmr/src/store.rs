@@ -110,6 +110,15 @@ impl StoreDone {
             ticket.finish(status);
         }
     }
+
+    /// Reports that nothing was done nor will be, for want of memory, say: the client sends it again. Any context,
+    /// hard interrupts included.
+    #[inline(never)]
+    pub fn not_started(mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.abandon();
+        }
+    }
 }
 
 impl Drop for StoreDone {

@@ -99,7 +99,7 @@ impl Table {
     }
 }
 
-/// One request of a message in execution, to be finished exactly once.
+/// One request of a message in execution, to be finished or abandoned exactly once.
 pub(crate) struct Ticket {
     serving: Entered<Serving>,
     slot: u32,
@@ -116,6 +116,17 @@ impl Ticket {
                 .finish(self.seq, status, |joined| table.settle(joined, status));
         }
         table.settle(self.slot, status);
+    }
+
+    /// Reports that it was not executed and never will be; its repetition is.
+    pub(crate) fn abandon(self) {
+        let table = &self.serving.table;
+        if self.seq.is_some() {
+            self.serving
+                .dedupe
+                .abandon(self.seq, |joined| table.settle(joined, Status::Busy));
+        }
+        table.settle(self.slot, Status::Busy);
     }
 }
 
