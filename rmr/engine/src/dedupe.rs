@@ -133,12 +133,12 @@ where
         J: Guarded<Joiners<T>>,
     {
         let seq = seq.0;
-        // What is refused as out of the window changes nothing: its watermark may be as senseless as its number.
+        // What makes no sense changes nothing: its watermark may be as senseless as its number.
         let window = watermark.0.max(self.watermark.0.load());
         if seq > window && (seq - window > self.slots.len() as u64 || seq > MAX_SEQ) {
             return Verdict::Refuse(Status::OutOfWindow);
         }
-        if seq <= self.raise(watermark.0) {
+        if seq <= watermark.0 || seq <= self.raise(watermark.0) {
             return Verdict::Refuse(Status::BelowWatermark);
         }
         let slot = self.slot(seq);

@@ -77,10 +77,11 @@ proptest! {
             match step {
                 Step::Begin { seq, watermark } => {
                     token += 1;
-                    // A message whose number is out of the window changes nothing, the watermark included.
+                    // A message that makes no sense changes nothing, the watermark included.
                     let claimed = known.max(watermark);
                     let outside = seq > claimed + size;
-                    if !outside {
+                    let complete = seq <= watermark;
+                    if !outside && !complete {
                         known = claimed;
                     }
                     let blocked = running(&model)
@@ -89,7 +90,7 @@ proptest! {
                     let verdict = real.begin(Seq(seq), Seq(watermark), token);
                     let expected = if outside {
                         Verdict::Refuse(Status::OutOfWindow)
-                    } else if seq <= known {
+                    } else if complete || seq <= known {
                         Verdict::Refuse(Status::BelowWatermark)
                     } else {
                         match model.get_mut(&seq) {
@@ -170,6 +171,11 @@ fn a_refused_message_changes_nothing() {
     assert_eq!(
         real.begin(Seq(u64::MAX), Seq(u64::MAX - 1), 0),
         Verdict::Refuse(Status::OutOfWindow)
+    );
+    // No client says that a write is complete everywhere and sends it.
+    assert_eq!(
+        real.begin(Seq(3), Seq(50), 0),
+        Verdict::Refuse(Status::BelowWatermark)
     );
     assert_eq!(real.watermark(), Seq(0));
     assert_eq!(real.begin(Seq(1), Seq(0), 0), Verdict::Execute);
