@@ -15,6 +15,7 @@ help:
 	@echo 'make check      everything that needs no virtual machine: format, lint, host tests, both kernels compile'
 	@echo 'make test       make check, then tests on virtual machines; a short set of them on the other kernel'
 	@echo '                (TESTS="io flush" selects those of tests/vm)'
+	@echo 'make sim        whole pools in virtual time, with faults: SEEDS=2000 of them, or SEED=n with a trace (SIM=--help)'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
 	@echo 'make modules    build rmr.ko and brmr.ko (CLIPPY=1: lint; KRUSTFLAGS=-Dwarnings: no warnings)'
@@ -48,6 +49,11 @@ bench:
 .PHONY: fuzz
 fuzz:
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(FUZZ)
+
+.PHONY: sim
+sim:
+	@scripts/enter cargo run --quiet --locked --release -p rmr-sim --bin sim -- \
+		$(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000)) $(SIM)
 
 .PHONY: modules
 modules:

@@ -94,6 +94,13 @@ impl<V: Clone + Default + PartialEq> Cache<V> {
         lost
     }
 
+    /// What is not stable is gone.
+    pub fn forget_unstable(&mut self) {
+        for (sector, (stable, _)) in std::mem::take(&mut self.unstable) {
+            self.set(sector, stable);
+        }
+    }
+
     /// Sectors that are not stable.
     pub fn unstable(&self) -> usize {
         self.unstable.len()

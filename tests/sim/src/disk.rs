@@ -161,7 +161,7 @@ impl Disk {
                 Failing::No => self.put(offset, &record, 0),
                 Failing::Fail => {
                     // Any part of it may have been done.
-                    self.put(offset, &record, random.next() as u8);
+                    self.put(offset, &record, random.any() as u8);
                     done.status = Status::Io;
                 }
                 Failing::Lost => {
@@ -197,7 +197,7 @@ impl Disk {
                     let skip = match random.below(3) {
                         0 => 0xff,
                         1 => 0,
-                        _ => random.next() as u8,
+                        _ => random.any() as u8,
                     };
                     self.put(offset, &record, skip);
                 }
@@ -209,6 +209,13 @@ impl Disk {
             done.changed.extend(&done.lost);
         }
         done
+    }
+
+    /// As if power had been lost, and nothing that was not stable survived.
+    pub fn forget_unstable(&mut self) {
+        self.under_way.clear();
+        self.data.forget_unstable();
+        self.meta.forget_unstable();
     }
 
     /// What a sector of data holds.

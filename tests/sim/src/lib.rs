@@ -2,14 +2,22 @@
 
 //! Whole RMR pools in one process and in virtual time, with faults, from one seed.
 
+pub mod app;
 pub mod cache;
+pub mod client;
+pub mod device;
 pub mod disk;
+pub mod env;
 pub mod faults;
+pub mod member;
 pub mod network;
 pub mod observer;
 pub mod plan;
 pub mod queue;
 pub mod random;
+pub mod run;
+pub mod shrink;
 pub mod store;
 pub mod trace;
 pub mod workload;
+pub mod world;

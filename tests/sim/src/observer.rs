@@ -75,6 +75,8 @@ pub struct Observer {
     compare: bool,
     newest: Option<Name>,
     table: u32,
+    /// Configurations that became complete.
+    epochs: u64,
 }
 
 impl Observer {
@@ -109,6 +111,7 @@ impl Observer {
             compare: false,
             newest: None,
             table,
+            epochs: 0,
         }
     }
 
@@ -318,6 +321,7 @@ impl Observer {
     }
 
     fn complete(&mut self, now: Nanos, name: Name, config: &Config) {
+        self.epochs += 1;
         let in_sync = config.in_sync.bits();
         let forced = self
             .lineage
@@ -363,6 +367,21 @@ impl Observer {
     pub fn config(&self) -> Option<&Config> {
         let known = self.newest.and_then(|name| self.configs.get(&name));
         known.map(|known| &known.config)
+    }
+
+    /// Whether the store of a member can be lost, and all that counts is still there: others are in sync, and
+    /// nothing newer than the newest complete configuration is on any disk. With quorum, a majority has to be left.
+    pub fn can_lose(&self, member: u8) -> bool {
+        let Some(known) = self.newest.and_then(|name| self.configs.get(&name)) else {
+            return false;
+        };
+        let newest = self.newest;
+        let mut last = self.last.values().map(|last| last.installed);
+        let others = known.config.in_sync.bits() & !rmr_checkers::bit(member);
+        let left = known.config.in_sync.len().saturating_sub(1);
+        last.all(|installed| installed <= newest)
+            && others != 0
+            && (known.config.quorum == Quorum::Off || left * 2 > known.config.table().len())
     }
 
     /// The nonce of whoever installed the newest complete configuration.
@@ -450,6 +469,11 @@ impl Observer {
         let report = self.history.check();
         violations.extend(report.violations);
         (violations, self.history)
+    }
+
+    /// How many configurations became complete, and how many attaches.
+    pub fn completed(&self) -> (u64, u64) {
+        (self.epochs, self.attached.len() as u64)
     }
 
     /// The longest time a request waited, and the longest freeze.

@@ -275,7 +275,7 @@ impl Plan {
                 at = last.at + random.scaled(US, 500 * MS);
             }
             let span = random.scaled(MS, 8 * SECOND);
-            let dice = random.next();
+            let dice = random.any();
             faults.extend(random.pick(&kinds).map(|kind| Planned {
                 place: 0,
                 at,

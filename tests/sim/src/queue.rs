@@ -79,7 +79,7 @@ impl<T> Queue<T> {
     }
 
     /// Goes on to the next event.
-    pub fn next(&mut self) -> Option<T> {
+    pub fn take(&mut self) -> Option<T> {
         let Reverse(entry) = self.heap.pop()?;
         self.now = entry.at;
         Some(entry.what)
@@ -102,12 +102,12 @@ mod tests {
         queue.at(5, 'b');
         queue.at(3, 'a');
         queue.at(5, 'c');
-        assert_eq!(queue.next(), Some('a'));
+        assert_eq!(queue.take(), Some('a'));
         queue.at(1, 'x');
-        assert_eq!(queue.next(), Some('x'));
+        assert_eq!(queue.take(), Some('x'));
         assert_eq!(queue.now(), 3);
-        assert_eq!(queue.next(), Some('b'));
-        assert_eq!(queue.next(), Some('c'));
-        assert_eq!((queue.next(), queue.now()), (None, 5));
+        assert_eq!(queue.take(), Some('b'));
+        assert_eq!(queue.take(), Some('c'));
+        assert_eq!((queue.take(), queue.now()), (None, 5));
     }
 }

@@ -41,14 +41,14 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn any(&mut self) -> u64 {
         self.0.next_u64()
     }
 
     /// A number below `end`, 0 if that is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         // The upper half of the product: off by less than 2^-32 for all ends used here.
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+        ((u128::from(self.any()) * u128::from(end)) >> 64) as u64
     }
 
     /// A number from `low` up to and with `high`.
@@ -84,8 +84,8 @@ impl Random {
     /// 16 bytes.
     pub fn bytes(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.next().to_le_bytes());
-        bytes[8..].copy_from_slice(&self.next().to_le_bytes());
+        bytes[..8].copy_from_slice(&self.any().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.any().to_le_bytes());
         bytes
     }
 }
@@ -97,10 +97,10 @@ mod tests {
     #[test]
     fn the_same_for_ever() {
         let mut random = Random::new(1, Purpose::Plan);
-        let first = random.next();
-        assert_eq!(first, Random::new(1, Purpose::Plan).next());
-        assert_ne!(first, Random::new(2, Purpose::Plan).next());
-        assert_ne!(first, Random::new(1, Purpose::Work).next());
+        let first = random.any();
+        assert_eq!(first, Random::new(1, Purpose::Plan).any());
+        assert_ne!(first, Random::new(2, Purpose::Plan).any());
+        assert_ne!(first, Random::new(1, Purpose::Work).any());
         assert_eq!(first, 4_344_717_217_939_160_907);
     }
 

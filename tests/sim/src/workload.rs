@@ -9,6 +9,7 @@ use crate::plan::US;
 use crate::queue::Nanos;
 use crate::random::Purpose;
 use crate::random::Random;
+use std::collections::BTreeMap;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct Workload {
     spots: Vec<u64>,
     left: u32,
     op: u64,
+    /// Sectors that were written: first and last one plus one, neither overlapping nor adjacent.
+    written: BTreeMap<u64, u64>,
 }
 
 impl Workload {
@@ -77,6 +80,7 @@ impl Workload {
             spots,
             left: work.ops,
             op: 0,
+            written: BTreeMap::new(),
         }
     }
 
@@ -111,6 +115,24 @@ impl Workload {
         }
     }
 
+    fn note(&mut self, mut begin: u64, mut end: u64) {
+        while let Some((&first, &last)) = self.written.range(..=end).next_back() {
+            if last < begin {
+                break;
+            }
+            self.written.remove(&first);
+            begin = begin.min(first);
+            end = end.max(last);
+        }
+        self.written.insert(begin, end);
+    }
+
+    /// What was written: first sectors, and how many.
+    pub fn ranges(&self) -> Vec<(u64, u64)> {
+        let ranges = self.written.iter();
+        ranges.map(|(&begin, &end)| (begin, end - begin)).collect()
+    }
+
     /// The next request; `None` if that were all.
     pub fn draw(&mut self) -> Option<Request> {
         self.left = self.left.checked_sub(1)?;
@@ -140,6 +162,9 @@ impl Workload {
             }
             sector %= self.sectors;
             count = count.min(self.sectors - sector);
+        }
+        if matches!(what, What::Write(_) | What::Zeroes(_)) {
+            self.note(sector, sector + count);
         }
         Some(Request {
             op,

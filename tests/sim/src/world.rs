@@ -1,0 +1,738 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The world of a run: clients, members, and what befalls them.
+//!
+//! The loop takes one event after the other; each is handled by one host, which acts on the network and its own disk
+//! only. After each, the checkers compare.
+
+use crate::client::Client;
+use crate::env::Env;
+use crate::env::Event;
+use crate::faults::Kind;
+use crate::member::Node;
+use crate::network::Event as NetworkEvent;
+use crate::network::Host;
+use crate::observer::Observer;
+use crate::plan::Plan;
+use crate::plan::Planned;
+use crate::plan::MS;
+use crate::plan::SECOND;
+use crate::plan::US;
+use crate::queue::Nanos;
+use crate::random::Purpose;
+use crate::random::Random;
+use crate::run::Report;
+use crate::run::Wrong;
+use crate::workload::Workload;
+use rmr_checkers::disks::Marks;
+use rmr_engine::client::Admin;
+use rmr_engine::client::OnNoData;
+use rmr_proto::MemberId;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+/// More events than any run needs; beyond, something goes in circles.
+const MOST_EVENTS: u64 = 20_000_000;
+/// How often one looks whether all is well, after healing.
+const LOOK: Nanos = 50 * MS;
+/// How often the administrator looks.
+const TEND: Nanos = 500 * MS;
+/// Members there are at most.
+const MOST_MEMBERS: u8 = 6;
+
+/// Everything.
+pub struct World {
+    env: Env,
+    nodes: BTreeMap<u8, Node>,
+    clients: BTreeMap<u32, Client>,
+    workload: Workload,
+    over: bool,
+    /// Members that the administrator wants in the pool.
+    wanted: BTreeSet<u8>,
+    /// Reads that were made at the end, to see all that was written.
+    read_back: bool,
+}
+
+/// What all members remember.
+struct Remembered<'a>(&'a BTreeMap<u8, Node>);
+
+impl Marks for Remembered<'_> {
+    fn up(&self, member: u8) -> bool {
+        self.0.get(&member).is_some_and(Node::is_started)
+    }
+
+    fn dirty(&self, holder: u8, of: u8, chunk: u64) -> bool {
+        self.0
+            .get(&holder)
+            .is_some_and(|node| node.dirty(of, chunk))
+    }
+
+    fn suspect(&self, member: u8, chunk: u64) -> bool {
+        self.0.get(&member).is_some_and(|node| node.suspect(chunk))
+    }
+
+    fn logged(&self, member: u8, chunk: u64) -> bool {
+        self.0.get(&member).is_some_and(|node| node.logged(chunk))
+    }
+}
+
+impl World {
+    /// The world of a plan, before anything happens.
+    pub fn new(plan: Plan, loud: bool) -> World {
+        let workload = Workload::new(plan.seed, plan.work, plan.size / 512);
+        let mut env = Env::new(plan, loud);
+        let mut nodes = BTreeMap::new();
+        for member in 1..=env.plan.members {
+            nodes.extend(Node::create(&mut env, member).map(|node| (member, node)));
+        }
+        let wanted = nodes.keys().copied().collect();
+        World {
+            env,
+            nodes,
+            clients: BTreeMap::new(),
+            workload,
+            over: false,
+            wanted,
+            read_back: false,
+        }
+    }
+
+    /// Runs until all is well, or something is wrong.
+    pub fn run(mut self) -> Report {
+        self.begin();
+        while !self.over {
+            let Some(event) = self.env.queue.take() else {
+                break;
+            };
+            self.env.figures.events += 1;
+            self.step(event);
+            self.env.plan_network();
+            let now = self.env.now();
+            self.env.observer.check(now, &Remembered(&self.nodes));
+            if !self.env.observer.violations().is_empty() || !self.env.wrong.is_empty() {
+                break;
+            }
+            if self.env.figures.events > MOST_EVENTS {
+                self.env.wrong("Stuck", "too many events".to_owned());
+                break;
+            }
+        }
+        self.report()
+    }
+
+    fn begin(&mut self) {
+        for &member in self.nodes.keys() {
+            self.env.queue.at(0, Event::Start(member));
+        }
+        for (index, fault) in self.env.plan.faults.clone().into_iter().enumerate() {
+            self.env.queue.at(fault.at, Event::Fault(index));
+        }
+        let members: Vec<u8> = self.nodes.keys().copied().collect();
+        for &member in &members {
+            for &other in &members {
+                self.open_sessions(Host::Member(other), member);
+            }
+        }
+        self.env.queue.at(MS, Event::Open(true));
+        self.env.queue.at(TEND, Event::Tend);
+        self.env.queue.at(self.env.plan.heal, Event::Heal);
+    }
+
+    fn report(mut self) -> Report {
+        let now = self.env.now();
+        let mut figures = self.env.figures;
+        figures.time = now;
+        (figures.longest, figures.freeze) = self.env.observer.longest();
+        (figures.epochs, figures.attaches) = self.env.observer.completed();
+        let digest = self.env.trace.digest;
+        let mut wrong = std::mem::take(&mut self.env.wrong);
+        let (violations, history) = self.env.observer.finish(now);
+        wrong.extend(violations.into_iter().map(|violation| Wrong {
+            rule: format!("{:?}", violation.rule),
+            text: violation.to_string(),
+        }));
+        Report {
+            wrong,
+            digest,
+            figures,
+            history,
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = self.env.now();
+        self.env.trace.digest.mix(now);
+        match event {
+            Event::Net(event) => self.net(event),
+            Event::Disk(member, boot, number) => {
+                self.env.trace.digest.mix(u64::from(member) << 32 | number);
+                let host = Host::Member(member);
+                // A host that pauses does not notice that its disk goes on.
+                if let Some(until) = self.env.paused(host) {
+                    self.env.queue.at(until, Event::Disk(member, boot, number));
+                } else if let Some(node) = self.nodes.get_mut(&member) {
+                    node.disk_done(&mut self.env, boot, number);
+                }
+            }
+            Event::MemberTimer(member, boot) => {
+                if let Some(until) = self.env.paused(Host::Member(member)) {
+                    self.env.queue.at(until, Event::MemberTimer(member, boot));
+                } else if let Some(node) = self.nodes.get_mut(&member) {
+                    node.timer(&mut self.env, boot);
+                }
+            }
+            Event::ClientTimer(opening) => {
+                if let Some(until) = self.env.paused(Host::Client(opening)) {
+                    self.env.queue.at(until, Event::ClientTimer(opening));
+                } else if let Some(client) = self.clients.get_mut(&opening) {
+                    client.timer(&mut self.env, &mut self.workload);
+                }
+            }
+            Event::Work(opening, thread) => {
+                if let Some(until) = self.env.paused(Host::Client(opening)) {
+                    self.env.queue.at(until, Event::Work(opening, thread));
+                } else if let Some(client) = self.clients.get_mut(&opening) {
+                    client.work(&mut self.env, &mut self.workload, thread);
+                }
+            }
+            Event::Fault(index) => {
+                if let Some(&fault) = self.env.plan.faults.get(index) {
+                    self.env.figures.faults += 1;
+                    self.fault(fault);
+                }
+            }
+            Event::Start(member) => self.start(member),
+            Event::Open(takeover) => self.open(takeover),
+            Event::PutBack(member) => self.put_back(member),
+            Event::Restore(member) => self.restore(member),
+            Event::Tend => self.tend(),
+            Event::Admit(member) => {
+                if let Some(id) = MemberId::new(member.into()) {
+                    self.command(Admin::Maintenance(id, false));
+                }
+            }
+            Event::Heal => self.heal(),
+            Event::Look => self.look(),
+        }
+    }
+
+    // Network.
+
+    fn net(&mut self, event: NetworkEvent) {
+        let now = self.env.now();
+        // Whoever is paused gets it later.
+        let receiver = match &event {
+            NetworkEvent::Deliver { to, .. } | NetworkEvent::Answer { to, .. } => *to,
+            NetworkEvent::Break { from, .. } | NetworkEvent::Connect { from, .. } => *from,
+        };
+        if let Some(until) = self.env.paused(receiver) {
+            self.env.queue.at(until, Event::Net(event));
+            return;
+        }
+        match event {
+            NetworkEvent::Deliver {
+                call,
+                from,
+                to,
+                packet,
+                answerable,
+            } => {
+                self.env.trace.digest.mix(call << 1 | u64::from(answerable));
+                let Host::Member(member) = to else { return };
+                match self.nodes.get_mut(&member) {
+                    Some(node) if node.is_up() => {
+                        let call = answerable.then_some(call);
+                        node.deliver(&mut self.env, from, call, &packet);
+                    }
+                    _ => self.env.network.nobody(now, call),
+                }
+            }
+            NetworkEvent::Answer { call, to, answer } => {
+                self.env.trace.digest.mix(call << 8 | answer.status as u64);
+                if self.env.network.answered(call) {
+                    self.give(to, call, Some(answer));
+                }
+            }
+            NetworkEvent::Break { from, to, session } => {
+                if let Some(calls) = self.env.network.break_now(now, from, to, Some(session)) {
+                    self.broken(from, to, calls);
+                }
+            }
+            NetworkEvent::Connect { from, to, session } => {
+                let up = self.is_up(from) && self.is_up(to);
+                if self.env.network.connect(now, from, to, session, up) {
+                    self.env.line(&from, format_args!("session with {to}"));
+                    self.link(from, to, true);
+                }
+            }
+        }
+    }
+
+    fn is_up(&self, host: Host) -> bool {
+        match host {
+            Host::Client(opening) => self.clients.contains_key(&opening),
+            Host::Member(member) => self.nodes.get(&member).is_some_and(Node::is_up),
+        }
+    }
+
+    /// Calls come back without an answer, and the session is gone.
+    fn broken(&mut self, from: Host, to: Host, calls: Vec<u64>) {
+        self.env.line(
+            &from,
+            format_args!("session with {to} breaks, {} calls", calls.len()),
+        );
+        for call in calls {
+            self.give(from, call, None);
+        }
+        self.link(from, to, false);
+    }
+
+    fn give(&mut self, host: Host, call: u64, answer: Option<crate::network::Answer>) {
+        match host {
+            Host::Client(opening) => {
+                if let Some(client) = self.clients.get_mut(&opening) {
+                    client.answer(&mut self.env, &mut self.workload, call, answer);
+                }
+            }
+            Host::Member(member) => {
+                if let Some(node) = self.nodes.get_mut(&member) {
+                    node.answer(&mut self.env, call, answer);
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, from: Host, to: Host, up: bool) {
+        let (Host::Client(opening), Host::Member(member)) = (from, to) else {
+            return;
+        };
+        if let Some(client) = self.clients.get_mut(&opening) {
+            client.link(&mut self.env, &mut self.workload, member, up);
+        }
+    }
+
+    // Hosts.
+
+    fn start(&mut self, member: u8) {
+        if let Some(node) = self.nodes.get_mut(&member) {
+            if !node.is_up() {
+                node.start(&mut self.env);
+            }
+        }
+    }
+
+    /// A member crashes; `power` is lost, too.
+    fn crash(&mut self, member: u8, power: bool) {
+        let now = self.env.now();
+        let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
+            return;
+        };
+        let host = Host::Member(member);
+        self.env
+            .line(&host, format_args!("crashes, power lost: {power}"));
+        node.crash(&mut self.env, power);
+        self.env.paused.remove(&host);
+        self.env.network.forget_caller(host);
+        for (from, to) in self.env.network.pairs(host) {
+            if to == host {
+                // A host that is gone may say so, or be missed.
+                let after = self.env.random.scaled(US, self.env.plan.heartbeat);
+                self.env.network.break_later(now + after, from, to);
+            }
+        }
+    }
+
+    /// A member restarts so fast that its callers may not notice.
+    fn reboot(&mut self, member: u8, span: Nanos) {
+        let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
+            return;
+        };
+        let host = Host::Member(member);
+        self.env.line(&host, format_args!("reboots"));
+        node.crash(&mut self.env, false);
+        self.env.network.forget_caller(host);
+        let now = self.env.now();
+        self.env.network.again(now + span, host);
+        self.env.queue.after(span, Event::Start(member));
+    }
+
+    fn open(&mut self, takeover: bool) {
+        self.env.current += 1;
+        let opening = self.env.current;
+        let members: Vec<u8> = self.nodes.keys().copied().collect();
+        let Some(mut client) = Client::new(opening) else {
+            self.env
+                .wrong("Shell", "a client cannot be made".to_owned());
+            return;
+        };
+        client.open(&mut self.env, &mut self.workload, &members, takeover);
+        for thread in 0..self.env.plan.work.depth {
+            self.env.queue.after(0, Event::Work(opening, thread));
+        }
+        self.clients.insert(opening, client);
+    }
+
+    fn crash_client(&mut self, opening: u32) {
+        let now = self.env.now();
+        if self.clients.remove(&opening).is_some() {
+            let host = Host::Client(opening);
+            self.env.line(&host, format_args!("crashes"));
+            self.env.paused.remove(&host);
+            self.env.network.forget_caller(host);
+            self.env.observer.gone(now, opening);
+        }
+    }
+
+    fn pause(&mut self, host: Host, span: Nanos) {
+        let until = self.env.now() + span;
+        self.env
+            .line(&host, format_args!("pauses for {:.3} s", span as f64 / 1e9));
+        let entry = self.env.paused.entry(host).or_default();
+        *entry = (*entry).max(until);
+        if span > self.env.plan.heartbeat {
+            for (from, to) in self.env.network.pairs(host) {
+                let at = self.env.now() + self.env.plan.heartbeat;
+                self.env.network.break_later(at, from, to);
+            }
+        }
+    }
+
+    // Faults.
+
+    fn fault(&mut self, fault: Planned) {
+        if self.env.healed {
+            return;
+        }
+        let Planned { kind, span, .. } = fault;
+        let mut random = Random::new(fault.dice, Purpose::Fault);
+        let random = &mut random;
+        self.env.line(
+            &"***",
+            format_args!("fault {}: {kind}, {:.3} s", fault.place, span as f64 / 1e9),
+        );
+        let now = self.env.now();
+        let members: Vec<u8> = self.nodes.keys().copied().collect();
+        let Some(member) = random.pick(&members) else {
+            return;
+        };
+        let host = Host::Member(member);
+        let current = Host::Client(self.env.current);
+        let hosts: Vec<Host> = std::iter::once(current)
+            .chain(members.iter().map(|&member| Host::Member(member)))
+            .collect();
+        let other = random
+            .pick(&hosts)
+            .filter(|&other| other != host)
+            .unwrap_or(current);
+        let restart = random.scaled(5 * MS, 10 * SECOND);
+        match kind {
+            Kind::Partition => {
+                let alone = random.chance(1, 3);
+                for &peer in &hosts {
+                    if peer != host && (alone || peer == other) {
+                        self.env.network.block(now, host, peer, span);
+                        self.env.network.block(now, peer, host, span);
+                    }
+                }
+            }
+            Kind::OneWay => {
+                let (from, to) = if random.chance(1, 2) {
+                    (host, other)
+                } else {
+                    (other, host)
+                };
+                self.env.network.block(now, from, to, span);
+            }
+            Kind::Flap => {
+                for (from, to) in [(other, host), (host, other)] {
+                    if let Some(calls) = self.env.network.break_now(now, from, to, None) {
+                        self.broken(from, to, calls);
+                    }
+                }
+            }
+            Kind::ClientCrash => {
+                self.crash_client(self.env.current);
+                self.env.queue.after(restart, Event::Open(true));
+            }
+            Kind::ClientPause => self.pause(current, span),
+            Kind::Takeover => {
+                if random.chance(1, 2) {
+                    self.pause(current, span);
+                }
+                let after = random.scaled(US, SECOND);
+                self.env.queue.after(after, Event::Open(true));
+            }
+            Kind::Detach => {
+                if let Some(client) = self.clients.get_mut(&self.env.current) {
+                    client.close(&mut self.env, &mut self.workload);
+                }
+                self.env.queue.after(restart, Event::Open(false));
+            }
+            Kind::MemberCrash => {
+                self.crash(member, true);
+                self.env.queue.after(restart, Event::Start(member));
+            }
+            Kind::QuickReboot => self.reboot(member, random.scaled(100 * US, 300 * MS)),
+            Kind::MemberPause => self.pause(host, span),
+            Kind::Several => {
+                for &member in &members {
+                    if random.chance(2, 3) {
+                        self.crash(member, random.chance(2, 3));
+                        let restart = random.scaled(5 * MS, 10 * SECOND);
+                        self.env.queue.after(restart, Event::Start(member));
+                    }
+                }
+            }
+            Kind::Blackout => {
+                for &member in &members {
+                    self.crash(member, true);
+                    let restart = random.scaled(5 * MS, 5 * SECOND);
+                    self.env.queue.after(restart, Event::Start(member));
+                }
+                self.crash_client(self.env.current);
+                self.env.queue.after(restart, Event::Open(true));
+            }
+            Kind::Admin => self.admin(member, span, random),
+            Kind::Table => self.change_table(member, random),
+            Kind::EmptyDisk => {
+                if self.env.observer.can_lose(member) && self.others_are_up(member) {
+                    self.crash(member, true);
+                    self.replace_disk(member);
+                    self.env.queue.after(restart, Event::Start(member));
+                }
+            }
+            Kind::StaleDisk => {
+                if let Some(node) = self.nodes.get_mut(&member) {
+                    node.keep_copy();
+                    self.env.queue.after(span, Event::Restore(member));
+                }
+            }
+            Kind::ForeignDisk => {
+                self.crash(member, true);
+                if let Some(node) = self.nodes.get_mut(&member) {
+                    node.put_foreign(&mut self.env);
+                }
+                self.env.queue.after(restart, Event::Start(member));
+                self.env.queue.after(restart + span, Event::PutBack(member));
+            }
+            Kind::Clock => {
+                let jump = random.scaled(MS, 1000 * SECOND);
+                let host = if random.chance(1, 2) { host } else { current };
+                self.env.jump(host, random.chance(2, 3), jump);
+            }
+            _ => {
+                if let Some(node) = self.nodes.get_mut(&member) {
+                    node.fault(&mut self.env, kind, span, random);
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, admin: Admin) {
+        if let Some(client) = self.clients.get_mut(&self.env.current) {
+            client.command(&mut self.env, &mut self.workload, admin);
+        }
+    }
+
+    fn admin(&mut self, member: u8, span: Nanos, random: &mut Random) {
+        let Some(id) = MemberId::new(member.into()) else {
+            return;
+        };
+        match random.below(4) {
+            0 => self.command(Admin::OnNoData(OnNoData::Error)),
+            1 => self.command(Admin::OnNoData(OnNoData::Suspend)),
+            2 => self.command(Admin::Add(id)),
+            _ => {
+                self.command(Admin::Maintenance(id, true));
+                self.env.queue.after(span, Event::Admit(member));
+            }
+        }
+    }
+
+    fn change_table(&mut self, member: u8, random: &mut Random) {
+        let members = self.nodes.len();
+        let next = members as u8 + 1;
+        if random.chance(1, 2) && next <= MOST_MEMBERS {
+            let Some(node) = Node::create(&mut self.env, next) else {
+                return;
+            };
+            self.nodes.insert(next, node);
+            self.start(next);
+            let hosts: Vec<Host> = self.hosts();
+            for host in hosts {
+                self.open_sessions(host, next);
+            }
+            self.wanted.insert(next);
+        } else if self.wanted.len() > 2 && self.wanted.contains(&member) {
+            self.wanted.remove(&member);
+        }
+    }
+
+    /// Whether all members but this one are up, for the loss of a disk must leave a copy.
+    fn others_are_up(&self, member: u8) -> bool {
+        let mut others = self.nodes.values().filter(|node| node.member != member);
+        others.all(|node| node.is_started() && !node.is_lost())
+    }
+
+    fn replace_disk(&mut self, member: u8) {
+        if let Some(node) = self.nodes.get_mut(&member) {
+            node.replace(&mut self.env);
+        }
+    }
+
+    fn put_back(&mut self, member: u8) {
+        let has_foreign = self.nodes.get(&member).is_some_and(Node::has_foreign);
+        if !has_foreign {
+            return;
+        }
+        self.crash(member, true);
+        if let Some(node) = self.nodes.get_mut(&member) {
+            node.put_back(&mut self.env);
+        }
+        self.env.queue.after(100 * MS, Event::Start(member));
+    }
+
+    /// An older state of a disk is put in, if others know that it is older.
+    fn restore(&mut self, member: u8) {
+        let Some(node) = self.nodes.get(&member) else {
+            return;
+        };
+        let older = node.copy_is_older(self.env.observer.config());
+        let can = older && self.env.observer.can_lose(member) && self.others_are_up(member);
+        if self.env.healed || !can {
+            return;
+        }
+        self.crash(member, true);
+        if let Some(node) = self.nodes.get_mut(&member) {
+            node.restore(&mut self.env);
+        }
+        self.env.queue.after(100 * MS, Event::Start(member));
+    }
+
+    /// What an administrator does who wants every member of the pool in sync.
+    fn tend(&mut self) {
+        self.env.queue.after(TEND, Event::Tend);
+        let Some(client) = self.clients.get(&self.env.current) else {
+            return;
+        };
+        let Some(config) = self.env.observer.config().cloned() else {
+            return;
+        };
+        if !client.is_serving() || client.has_command() {
+            return;
+        }
+        let now = self.env.now();
+        for (&member, node) in &self.nodes {
+            let Some(id) = MemberId::new(member.into()) else {
+                continue;
+            };
+            let wanted = self.wanted.contains(&member);
+            let admin = match config.store(id) {
+                None if wanted => Admin::Add(id),
+                Some(_) if !wanted => Admin::Remove(id),
+                Some(store) if node.is_lost() && store != node.store() => Admin::Replace(id),
+                Some(_) if self.env.healed && config.maintenance.contains(id) => {
+                    Admin::Maintenance(id, false)
+                }
+                _ => continue,
+            };
+            self.command(admin);
+            return;
+        }
+        // A store that is not let in again: an older state of itself, or unreadable. Another disk is put in.
+        let out = config.table().minus(config.receivers());
+        let patience = self.env.plan.heal + 30 * SECOND;
+        if self.env.healed && now > patience {
+            for id in out.iter() {
+                let member = crate::observer::number(id);
+                let doubtful = self.nodes.get(&member).is_some_and(Node::is_doubtful);
+                if doubtful && self.env.observer.can_lose(member) {
+                    self.crash(member, true);
+                    self.replace_disk(member);
+                    self.env.queue.after(MS, Event::Start(member));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        let clients = self.clients.keys().map(|&opening| Host::Client(opening));
+        let members = self.nodes.keys().map(|&member| Host::Member(member));
+        clients.chain(members).collect()
+    }
+
+    /// Sessions of one host with a member, and back if that is one, too.
+    fn open_sessions(&mut self, host: Host, member: u8) {
+        let now = self.env.now();
+        let other = Host::Member(member);
+        if host != other {
+            self.env.network.open(now, host, other);
+            if let Host::Member(_) = host {
+                self.env.network.open(now, other, host);
+            }
+        }
+    }
+
+    // The end.
+
+    fn heal(&mut self) {
+        let now = self.env.now();
+        self.env.line(&"***", format_args!("all faults are over"));
+        self.env.healed = true;
+        self.env.network.heal();
+        let paused = std::mem::take(&mut self.env.paused);
+        for (host, until) in paused {
+            // What was put off comes at its time; nothing new is.
+            if until > now {
+                self.env.line(&host, format_args!("goes on soon"));
+            }
+        }
+        let members: Vec<u8> = self.nodes.keys().copied().collect();
+        for member in members {
+            self.put_back(member);
+            if let Some(node) = self.nodes.get_mut(&member) {
+                node.heal(&mut self.env);
+            }
+            self.env.queue.after(200 * MS, Event::Start(member));
+        }
+        self.env.observer.healed(now);
+        self.env.queue.after(LOOK, Event::Look);
+    }
+
+    fn look(&mut self) {
+        let now = self.env.now();
+        let since = now.saturating_sub(self.env.plan.heal);
+        // Some client has to have the device.
+        let needs_client = self
+            .clients
+            .get(&self.env.current)
+            .is_none_or(Client::is_useless);
+        if needs_client && since > 15 * SECOND {
+            self.crash_client(self.env.current);
+            self.open(true);
+        }
+        let idle = self.clients.values().all(Client::is_idle);
+        let done = self.env.observer.is_whole() && self.workload.left() == 0 && idle;
+        if done && !self.read_back {
+            self.read_back = true;
+            let read = self
+                .clients
+                .get_mut(&self.env.current)
+                .is_some_and(|client| client.read_back(&mut self.env, &mut self.workload));
+            if !read {
+                self.read_back = false;
+            }
+        } else if done {
+            self.env.observer.check_equal(now, &Remembered(&self.nodes));
+            self.env.line(&"***", format_args!("all is well"));
+            self.over = true;
+            return;
+        }
+        if since > Observer::bound() {
+            self.over = true;
+            return;
+        }
+        self.env.queue.after(LOOK, Event::Look);
+    }
+}
