@@ -14,9 +14,15 @@ use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::Relaxed;
 use loom::sync::Arc;
 use loom::thread;
+use rmr_engine::client::flights::Onward;
+use rmr_engine::client::Ack;
+use rmr_engine::client::Data;
+use rmr_engine::client::Start;
 use rmr_engine::dedupe::Dedupe;
 use rmr_engine::dedupe::Joiners;
 use rmr_engine::dedupe::Verdict;
+use rmr_engine::memory::Memory;
+use rmr_engine::memory::NoMemory;
 use rmr_engine::overlap::Insert;
 use rmr_engine::overlap::Node;
 use rmr_engine::overlap::Overlap;
@@ -24,8 +30,18 @@ use rmr_engine::overlap::Shard;
 use rmr_engine::sync::AtomicU64;
 use rmr_engine::sync::HostLock;
 use rmr_engine::window::Window;
+use rmr_proto::Config;
+use rmr_proto::Epoch;
+use rmr_proto::Generation;
+use rmr_proto::Incarnation;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Op;
+use rmr_proto::Quorum;
 use rmr_proto::Seq;
 use rmr_proto::Status;
+use rmr_proto::Uuid;
+use rmr_proto::MAX_MEMBERS;
 use std::ops::Range;
 
 fn explore(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
@@ -324,5 +340,139 @@ fn dedupe_abandoned() {
         assert!(member.table.abandon(Seq(1), |joined| member.answer(joined)));
         copy.join().unwrap();
         assert_eq!(member.answered[1].load(Relaxed), 1);
+    });
+}
+
+/// Lends at most four of anything: loom keeps account of every atomic.
+struct Little;
+
+impl Memory for Little {
+    type Array<T> = Vec<T>;
+
+    fn array<T>(&self, len: usize, make: impl FnMut(usize) -> T) -> Result<Vec<T>, NoMemory> {
+        Ok((0..len.min(4)).map(make).collect())
+    }
+}
+
+type Hot = Data<Little>;
+
+/// Members 1 to `count`, all in sync.
+fn config(epoch: u64, count: usize) -> Config {
+    let mut members = [None; MAX_MEMBERS];
+    let mut incarnations = [Incarnation::NONE; MAX_MEMBERS];
+    for place in 0..2 {
+        members[place] = Some(Uuid([1 + place as u8; 16]));
+        incarnations[place] = Incarnation(1);
+    }
+    Config {
+        generation: Generation {
+            number: 1,
+            nonce: 1,
+        },
+        epoch: Epoch(epoch),
+        in_sync: MemberId::all().take(count).collect(),
+        catching_up: MemberSet::EMPTY,
+        members,
+        incarnations,
+        clean: false,
+        history: Uuid([9; 16]),
+        forked_from: None,
+        quorum: Quorum::Off,
+        maintenance: MemberSet::EMPTY,
+    }
+}
+
+/// Opens with members 1 to `count`; returns how many requests ended with it.
+fn open(data: &Hot, epoch: u64, count: usize) -> usize {
+    let config = config(epoch, count);
+    data.adopt(&Uuid([8; 16]), &config, 8);
+    let mut ended = 0;
+    data.reopen(
+        |view| Onward::Pending(view.pending.intersection(config.in_sync)),
+        |_, _| ended += 1,
+        |sending| panic!("{sending:?}: nothing came back"),
+    );
+    ended
+}
+
+/// One request, members 1 and 2.
+fn hot() -> Hot {
+    let data = Data::new(&Little, 1).unwrap();
+    assert_eq!(open(&data, 1, 2), 0);
+    data
+}
+
+/// A start against a coordinator that shuts, drops member 2 and reopens, all interleavings: the write is sent under the
+/// configuration in force, or not at all; and who is told of it at the drop is right.
+#[test]
+fn flight_start_and_drop() {
+    explore(usize::MAX, || {
+        let data = Arc::new(hot());
+        let writer = {
+            let data = data.clone();
+            thread::spawn(move || data.write(0, Op::Flush, 0, 0))
+        };
+        data.shut(true);
+        let listed = data.views().count();
+        open(&data, 2, 1);
+        match writer.join().unwrap() {
+            Start::Send(sending) => {
+                // Under epoch 1 it is on the list, under epoch 2 it is not and goes to member 1 alone.
+                assert_eq!(listed, usize::from(sending.epoch.0 == 1));
+                let targets = if sending.epoch.0 == 1 { 3 } else { 1 };
+                assert_eq!(sending.targets.bits(), targets);
+            }
+            Start::Parked => assert_eq!(listed, 0),
+            Start::Fail(status) => panic!("{status}"),
+        }
+    });
+}
+
+/// The last acknowledgement against a freeze, all interleavings: it completes the flush before the freeze, or not until
+/// it is over; and then exactly once.
+#[test]
+fn flight_ack_and_freeze() {
+    explore(usize::MAX, || {
+        let data = Arc::new(hot());
+        let Start::Send(sending) = data.write(0, Op::Flush, 0, 0) else {
+            panic!("not sent");
+        };
+        let member = |id| MemberId::new(id).unwrap();
+        assert_eq!(
+            data.ack(sending.ticket, member(1), Status::Ok).ack,
+            Ack::Pending
+        );
+        let acker = {
+            let data = data.clone();
+            thread::spawn(move || data.ack(sending.ticket, member(2), Status::Ok).ack)
+        };
+        data.shut(true);
+        let held = data.views().count();
+        let ended = open(&data, 2, 2);
+        let done = matches!(acker.join().unwrap(), Ack::Complete(_));
+        assert_eq!(usize::from(done) + ended, 1);
+        assert!(held == 1 || done);
+    });
+}
+
+/// Two acknowledgements at once, all interleavings: one of them is the last.
+#[test]
+fn flight_two_acks() {
+    explore(usize::MAX, || {
+        let data = Arc::new(hot());
+        let Start::Send(sending) = data.write(0, Op::Flush, 0, 0) else {
+            panic!("not sent");
+        };
+        let ack = move |data: &Hot, id| {
+            data.ack(sending.ticket, MemberId::new(id).unwrap(), Status::Ok)
+                .ack
+        };
+        let other = {
+            let data = data.clone();
+            thread::spawn(move || ack(&data, 2))
+        };
+        let mut acks = [ack(&data, 1), other.join().unwrap()];
+        acks.sort_by_key(|ack| *ack != Ack::Pending);
+        assert_eq!(acks, [Ack::Pending, Ack::Complete(Status::Ok)]);
     });
 }

@@ -581,40 +581,49 @@ fn is_current(word: u64, ticket: Ticket) -> bool {
     word & BUSY != 0 && serial(word) == ticket.serial
 }
 
-/// What the coordinator needs to know of a flight.
+/// What the coordinator sees of a request in flight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct View {
-    pub(super) ticket: Ticket,
-    pub(super) op: Op,
-    pub(super) seq: Seq,
-    pub(super) offset: u64,
-    pub(super) len: u32,
-    pub(super) pending: MemberSet,
-    pub(super) stalled: MemberSet,
-    pub(super) tried: MemberSet,
-    pub(super) failed: bool,
+pub struct View {
+    /// Which.
+    pub ticket: Ticket,
+    /// What is sent of it.
+    pub op: Op,
+    /// The number of a write.
+    pub seq: Seq,
+    /// Offset in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u32,
+    /// Who has yet to acknowledge it.
+    pub pending: MemberSet,
+    /// Members whose copy came back without a final answer.
+    pub stalled: MemberSet,
+    /// Of a read: members that could not answer it.
+    pub tried: MemberSet,
+    /// It ends with an error when the gate is opened.
+    pub failed: bool,
 }
 
 impl View {
     /// Whether its chunks may differ between members.
-    pub(super) fn writes(&self) -> bool {
+    pub fn writes(&self) -> bool {
         self.seq.is_some()
     }
 }
 
 /// How a flight goes on when the gate is reopened.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Onward {
+pub enum Onward {
     /// It waits for these; those of them that are stalled are to be sent to.
     Pending(MemberSet),
     /// It ends.
     End(Status),
 }
 
-/// For the coordinator. Each walks over all tags, or changes what starts read.
+/// For the coordinator, or whoever stands in for it. Each walks over all tags, or changes what starts read.
 impl<M: Memory> Data<M> {
     /// No request starts from now on; with `hold`, no write or flush completes either.
-    pub(super) fn shut(&self, hold: bool) {
+    pub fn shut(&self, hold: bool) {
         let flags = if hold && !on(Bug::NoHold) {
             GATE | HOLD
         } else {
@@ -629,7 +638,7 @@ impl<M: Memory> Data<M> {
     }
 
     /// What is in flight.
-    pub(super) fn views(&self) -> impl Iterator<Item = View> + '_ {
+    pub fn views(&self) -> impl Iterator<Item = View> + '_ {
         (0..self.flights.len()).filter_map(|tag| self.view_at(tag as u32))
     }
 
@@ -778,7 +787,7 @@ impl<M: Memory> Data<M> {
     }
 
     /// Opens the gate. `onward` says of each request in flight how it goes on; `ended` and `send` hear what follows.
-    pub(super) fn reopen(
+    pub fn reopen(
         &self,
         mut onward: impl FnMut(&View) -> Onward,
         mut ended: impl FnMut(Ticket, Status),
@@ -859,7 +868,7 @@ impl<M: Memory> Data<M> {
     }
 
     /// Puts a configuration in force. The gate is shut.
-    pub(super) fn adopt(&self, pool: &Uuid, config: &Config, log_extents: u32) {
+    pub fn adopt(&self, pool: &Uuid, config: &Config, log_extents: u32) {
         let shared = &self.shared;
         let mut halves = [[0; 8]; 2];
         halves[0].copy_from_slice(&pool.0[..8]);
