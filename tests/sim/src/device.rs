@@ -22,6 +22,8 @@ pub struct Device {
     pub disk: Disk,
     /// UUID of the store on it.
     pub store: Uuid,
+    /// UUID of its pool; nil if it has none.
+    pub pool: Uuid,
     /// Nothing is done before.
     hung_until: Nanos,
     /// Everything takes long until then.
@@ -32,10 +34,11 @@ pub struct Device {
 
 impl Device {
     /// A disk.
-    pub fn new(disk: Disk, store: Uuid) -> Device {
+    pub fn new(disk: Disk, store: Uuid, pool: Uuid) -> Device {
         Device {
             disk,
             store,
+            pool,
             hung_until: 0,
             slow_until: 0,
             busy_until: 0,

@@ -99,7 +99,7 @@ fn new_device(
     let mut disk = Disk::new(volatile);
     let uuid = Uuid::from_random(env.uuids.bytes());
     store::create(&mut disk, layout, uuid, pool, id).ok()?;
-    Some(Device::new(disk, uuid))
+    Some(Device::new(disk, uuid, pool))
 }
 
 /// A member.
@@ -424,7 +424,7 @@ impl Node {
     pub fn timer(&mut self, _env: &mut Env, _boot: u64) {}
 
     /// A message arrives.
-    pub fn deliver(&mut self, env: &mut Env, _from: Host, call: Option<u64>, packet: &Packet) {
+    pub fn deliver(&mut self, env: &mut Env, call: Option<u64>, packet: &Packet) {
         match Message::parse::<Crc>(&packet.bytes) {
             Ok(Message::Io(batch)) => self.io(env, call, &batch, &packet.data),
             Ok(Message::Control(control)) => {

@@ -232,17 +232,17 @@ impl World {
         match event {
             NetworkEvent::Deliver {
                 call,
-                from,
                 to,
                 packet,
                 answerable,
+                ..
             } => {
                 self.env.trace.digest.mix(call << 1 | u64::from(answerable));
                 let Host::Member(member) = to else { return };
                 match self.nodes.get_mut(&member) {
                     Some(node) if node.is_up() => {
                         let call = answerable.then_some(call);
-                        node.deliver(&mut self.env, from, call, &packet);
+                        node.deliver(&mut self.env, call, &packet);
                     }
                     _ => self.env.network.nobody(now, call),
                 }
