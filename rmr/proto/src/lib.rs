@@ -109,6 +109,7 @@ pub use peer::MAX_CLEAR;
 pub use peer::MAX_PEER_BYTES;
 pub use peer::MAX_PULL;
 pub use record::pick_newest;
+pub use record::relocate;
 pub use record::Newest;
 pub use record::PickError;
 pub use record::Place;

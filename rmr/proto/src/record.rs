@@ -309,6 +309,33 @@ fn seal_with<C: Crc32c>(
     Ok(())
 }
 
+/// Makes of one copy of a record the one that belongs to the place `to`, with the same content and version. So a page that
+/// changes while it is written has two equal copies all the same.
+pub fn relocate<C: Crc32c>(
+    from: Place,
+    to: Place,
+    page: &mut [u8; RECORD_BYTES],
+) -> Result<(), RecordError> {
+    if to.copy > 1 {
+        return Err(RecordError::Field("copy number"));
+    }
+    let raw: &mut RawRecord = zerocopy::transmute_mut!(page);
+    let said = Place {
+        offset: raw.frame.offset.get(),
+        copy: raw.frame.copy.get(),
+    };
+    if raw.frame.magic != MAGIC {
+        return Err(RecordError::Magic);
+    }
+    if said != from {
+        return Err(RecordError::Place { read: from, said });
+    }
+    raw.frame.offset = U64::new(to.offset);
+    raw.frame.copy = U16::new(to.copy);
+    raw.frame.crc = U32::new(raw.frame.sum::<C>(&raw.body));
+    Ok(())
+}
+
 /// Checks a record up to its body, of which `B` is the begin and the rest zero.
 pub(crate) fn open<C: Crc32c, B: FromBytes + KnownLayout + Immutable>(
     kind: RecordKind,

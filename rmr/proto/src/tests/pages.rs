@@ -56,6 +56,31 @@ fn bytes_on_disk() {
 }
 
 #[test]
+fn relocated() {
+    let to = Place {
+        offset: 8192,
+        copy: 0,
+    };
+    let mut page = bitmap(&[5]);
+    relocate::<Host>(AT, to, &mut page).unwrap();
+    let words = [5].into_iter();
+    let mut right = [0; RECORD_BYTES];
+    BitmapPage::encode::<Host>(STORE, 11, to, words, &mut right).unwrap();
+    assert_eq!(page, right);
+    let place = RecordError::Place { read: AT, said: to };
+    assert_eq!(relocate::<Host>(AT, to, &mut page), Err(place));
+    let third = Place { copy: 2, ..to };
+    assert_eq!(
+        relocate::<Host>(to, third, &mut page),
+        Err(RecordError::Field("copy number"))
+    );
+    assert_eq!(
+        relocate::<Host>(to, AT, &mut [0; RECORD_BYTES]),
+        Err(RecordError::Magic)
+    );
+}
+
+#[test]
 fn bytes_on_the_wire() {
     let mut expected = Vec::new();
     expected.extend(b"rmr-rep\0");
