@@ -264,6 +264,13 @@ where
         true
     }
 
+    /// A message without a write brought a watermark.
+    pub fn heard(&self, watermark: Seq) {
+        if watermark.0 <= MAX_SEQ {
+            self.raise(watermark.0);
+        }
+    }
+
     /// Highest watermark heard of.
     pub fn watermark(&self) -> Seq {
         Seq(self.watermark.0.load())

@@ -79,6 +79,27 @@ bugs! {
     PromoteUnready,
     /// A member that is taken back is not told that an episode begins.
     RejoinWithoutEpisode,
+    // Storage side.
+    /// 18: a page of which something may be missing is believed.
+    TrustSuspicious,
+    /// 5: the chunks of the log are not dirty on absent members after a restart.
+    ForgetLogOfAbsent,
+    /// 14: a failed write or flush makes nothing suspect.
+    ForgetFailures,
+    /// 9: the table of executed writes outlives an episode.
+    KeepDuplicates,
+    /// A write does not wait for its extent to be in the log.
+    WriteBeforeLog,
+    /// A write does not make its chunks dirty on absent members.
+    NoMarkForAbsent,
+    /// 19: a member that catches up answers reads.
+    AnswerWhileCatchingUp,
+    /// 10: what was pulled overwrites a write that came meanwhile.
+    PullOverWrite,
+    /// 10: a write does not wait while what was pulled is being written.
+    WriteIntoPull,
+    /// 21: any extent leaves the log.
+    EvictAnyExtent,
 }
 
 /// Is this bug planted in this thread?

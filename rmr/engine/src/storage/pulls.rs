@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The chunks that are being pulled, and the writes that come in between (R16).
+//!
+//! A write to a chunk that is on its way *spoils* it: what comes may be older than the write, and is thrown away. While
+//! it is being written here, a write to the chunk waits. Each slot is one word, `chunk + 1` and a state.
+
+use crate::planted::on;
+use crate::planted::Bug;
+use crate::sync::AtomicU64;
+use core::ops::Range;
+
+/// Chunks that are pulled at one time.
+pub(super) const MAX_PULLS: usize = 4;
+
+const STATE_SHIFT: u32 = 60;
+const CHUNK: u64 = (1 << STATE_SHIFT) - 1;
+/// On its way.
+const ASKED: u64 = 1 << STATE_SHIFT;
+/// On its way, and of no use.
+const SPOILED: u64 = 2 << STATE_SHIFT;
+/// Being written.
+const WRITING: u64 = 3 << STATE_SHIFT;
+
+/// The slots.
+pub(super) struct Pulls([AtomicU64; MAX_PULLS]);
+
+impl Pulls {
+    pub(super) fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; MAX_PULLS])
+    }
+
+    /// A write to `chunks` begins. `false`: it must wait.
+    pub(super) fn enter(&self, chunks: &Range<u64>) -> bool {
+        self.0.iter().all(|slot| loop {
+            // Reads and writes: it must not be overtaken by what this CPU did before.
+            let word = slot.fetch_add(0);
+            let chunk = (word & CHUNK).checked_sub(1);
+            if !chunk.is_some_and(|chunk| chunks.contains(&chunk)) || word & !CHUNK == SPOILED {
+                break true;
+            }
+            if word & !CHUNK == WRITING {
+                break on(Bug::WriteIntoPull);
+            }
+            if on(Bug::PullOverWrite) {
+                break true;
+            }
+            if slot.cas(word, word & CHUNK | SPOILED).is_ok() {
+                break true;
+            }
+        })
+    }
+
+    /// Occupies a slot for a chunk.
+    pub(super) fn ask(&self, slot: usize, chunk: u64) {
+        if let Some(slot) = self.0.get(slot) {
+            // As in `enter`.
+            let _ = slot.cas(slot.load(), ASKED | (chunk + 1));
+        }
+    }
+
+    /// The data is there. `false`: it is of no use.
+    pub(super) fn write(&self, slot: usize) -> bool {
+        self.0.get(slot).is_some_and(|slot| {
+            let word = slot.load();
+            let asked = word & !CHUNK == ASKED;
+            asked && slot.cas(word, word & CHUNK | WRITING).is_ok()
+        })
+    }
+
+    /// The next part of the same chunk is asked for. What was written of it so far remains.
+    pub(super) fn ask_again(&self, slot: usize) {
+        if let Some(slot) = self.0.get(slot) {
+            let word = slot.load();
+            slot.store(word & CHUNK | ASKED);
+        }
+    }
+
+    /// Frees a slot.
+    pub(super) fn end(&self, slot: usize) {
+        if let Some(slot) = self.0.get(slot) {
+            slot.store(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spoiled_or_held_back() {
+        let pulls = Pulls::new();
+        assert!(pulls.enter(&(0..9)));
+        pulls.ask(1, 5);
+        assert!(pulls.enter(&(6..9)) && pulls.write(1));
+        assert!(pulls.enter(&(6..9)) && !pulls.enter(&(5..6)));
+        pulls.end(1);
+        assert!(pulls.enter(&(5..6)));
+        pulls.ask(1, 5);
+        assert!(pulls.enter(&(0..9)));
+        assert!(!pulls.write(1));
+        pulls.end(1);
+        assert!(!pulls.write(1));
+    }
+}

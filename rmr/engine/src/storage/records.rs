@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The metadata of a store: read when a member starts, and what is written of it, copy by copy.
+//!
+//! Every record has two copies, written one after the other; so at most the last write is in doubt after a crash. What is
+//! more in doubt than that counts as lost: all of a page of a bitmap is dirty, or the whole store is suspect (R14).
+
+use super::bitmap::Bitmaps;
+use super::log::Log;
+use crate::memory::Memory;
+use crate::memory::NoMemory;
+use crate::planted::on;
+use crate::planted::Bug;
+use core::marker::PhantomData;
+use rmr_proto::pick_newest;
+use rmr_proto::relocate;
+use rmr_proto::BitmapPage;
+use rmr_proto::Crc32c;
+use rmr_proto::EpochRecord;
+use rmr_proto::Layout;
+use rmr_proto::LogPage;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Newest;
+use rmr_proto::PickError;
+use rmr_proto::Place;
+use rmr_proto::RecordError;
+use rmr_proto::Status;
+use rmr_proto::Uuid;
+use rmr_proto::Versioned;
+use rmr_proto::LOG_PAGES;
+use rmr_proto::MAX_MEMBERS;
+use rmr_proto::RECORD_BYTES;
+
+/// A record on disk, both copies of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordId {
+    /// The epoch record.
+    Epoch,
+    /// A page of the activity log.
+    Log(usize),
+    /// A page of the dirty bitmap of a member.
+    Bitmap(MemberId, usize),
+}
+
+/// Why a store is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// Neither copy of a record counts.
+    Lost(RecordId, PickError),
+    /// The epoch record could not be read.
+    Unreadable(Status),
+    /// It was started too often.
+    Exhausted,
+    /// There is no memory.
+    NoMemory,
+}
+
+impl From<NoMemory> for StartError {
+    fn from(_: NoMemory) -> Self {
+        Self::NoMemory
+    }
+}
+
+/// Reads 4 KiB of the store's device at an offset in bytes.
+pub trait Reader {
+    /// Fills `page`. A page that cannot be read is as bad as one that is damaged.
+    fn read(&mut self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result<(), Status>;
+}
+
+/// Where the records are, and the number of the next version of each.
+pub(super) struct Records<M: Memory, C> {
+    store: Uuid,
+    layout: Layout,
+    epoch: u64,
+    log: [u64; LOG_PAGES],
+    /// By member and page.
+    bitmaps: M::Array<u64>,
+    pages: usize,
+    crc: PhantomData<C>,
+}
+
+impl<M: Memory, C: Crc32c> Records<M, C> {
+    /// The records of a store.
+    pub(super) fn new(memory: &M, store: Uuid, layout: Layout) -> Result<Self, NoMemory> {
+        let pages = usize::try_from(layout.bitmap_pages()).map_err(|_| NoMemory)?;
+        let all = pages.checked_mul(MAX_MEMBERS).ok_or(NoMemory)?;
+        Ok(Self {
+            store,
+            layout,
+            epoch: 0,
+            log: [0; LOG_PAGES],
+            bitmaps: memory.array(all, |_| 0)?,
+            pages,
+            crc: PhantomData,
+        })
+    }
+
+    /// Where the store has what.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where both copies of a record are.
+    fn places(&self, id: RecordId) -> Option<[Place; 2]> {
+        match id {
+            RecordId::Epoch => Some(self.layout.epoch()),
+            RecordId::Log(page) => self.layout.log_page(page),
+            RecordId::Bitmap(member, page) => self.layout.bitmap_page(member, page as u64),
+        }
+    }
+
+    fn sequence(&mut self, id: RecordId) -> Option<&mut u64> {
+        match id {
+            RecordId::Epoch => Some(&mut self.epoch),
+            RecordId::Log(page) => self.log.get_mut(page),
+            RecordId::Bitmap(member, page) => {
+                self.bitmaps.get_mut(member.index() * self.pages + page)
+            }
+        }
+    }
+
+    /// Makes the next version of a record: writes copy 0 into `page`, and returns its offset on the device.
+    pub(super) fn first(
+        &mut self,
+        id: RecordId,
+        epoch: &EpochRecord,
+        log: &Log,
+        bitmaps: &Bitmaps<M>,
+        page: &mut [u8; RECORD_BYTES],
+    ) -> Result<u64, RecordError> {
+        let wrong = RecordError::Field("place");
+        let [at, _] = self.places(id).ok_or(wrong)?;
+        let sequence = self.sequence(id).ok_or(wrong)?;
+        *sequence = sequence.checked_add(1).ok_or(wrong)?;
+        let sequence = *sequence;
+        let store = self.store;
+        match id {
+            RecordId::Epoch => epoch.encode::<C>(store, sequence, at, page)?,
+            RecordId::Log(n) => LogPage::encode::<C>(store, sequence, at, log.page(n), page)?,
+            RecordId::Bitmap(member, n) => {
+                let words = bitmaps.page(member, n);
+                BitmapPage::encode::<C>(store, sequence, at, words, page)?;
+            }
+        }
+        Ok(at.offset)
+    }
+
+    /// Makes copy 1 of the copy 0 in `page`, and returns its offset. The content is the same, whatever became dirty meanwhile.
+    pub(super) fn second(
+        &self,
+        id: RecordId,
+        page: &mut [u8; RECORD_BYTES],
+    ) -> Result<u64, RecordError> {
+        let [from, to] = self.places(id).ok_or(RecordError::Field("place"))?;
+        relocate::<C>(from, to, page)?;
+        Ok(to.offset)
+    }
+
+    /// Reads everything; `copies` is room for it. What a crash may have taken from memory is put back: the chunks of
+    /// the log are dirty on everybody who was no receiver. Everything that is in doubt is to be written again: the
+    /// epoch record first, as a log that is whole again says no more that something is missing.
+    pub(super) fn read(
+        &mut self,
+        reader: &mut impl Reader,
+        log: &mut Log,
+        bitmaps: &Bitmaps<M>,
+        copies: &mut [[u8; RECORD_BYTES]; 2],
+    ) -> Result<EpochRecord, StartError> {
+        let mut record = self.read_epoch(reader, copies)?;
+        for page in 0..LOG_PAGES {
+            self.read_log(page, reader, log, &mut record, copies)?;
+        }
+        for member in record.bitmaps {
+            for page in 0..self.pages {
+                self.read_bitmap(member, page, reader, bitmaps, copies)?;
+            }
+        }
+        bitmaps.fill(record.all_dirty);
+        let geometry = self.layout.geometry();
+        if let Some(config) = &record.installed {
+            let absent = config.table().minus(config.receivers());
+            if record.suspect_all {
+                bitmaps.fill(absent);
+            }
+            let extents = log.extents().filter(|_| !on(Bug::ForgetLogOfAbsent));
+            for extent in extents {
+                bitmaps.mark(absent, super::chunks_of_extent(&geometry, extent));
+            }
+        }
+        Ok(record)
+    }
+
+    /// Reads both copies of a record; `false` for one that cannot be read.
+    fn load(
+        &self,
+        id: RecordId,
+        reader: &mut impl Reader,
+        copies: &mut [[u8; RECORD_BYTES]; 2],
+    ) -> Result<[Place; 2], StartError> {
+        let places = self.places(id).ok_or(StartError::NoMemory)?;
+        for (place, page) in places.iter().zip(copies) {
+            if reader.read(place.offset, page).is_err() {
+                // Neither a record nor blank.
+                page.fill(0xff);
+            }
+        }
+        Ok(places)
+    }
+
+    fn read_epoch(
+        &mut self,
+        reader: &mut impl Reader,
+        copies: &mut [[u8; RECORD_BYTES]; 2],
+    ) -> Result<EpochRecord, StartError> {
+        let places = self.load(RecordId::Epoch, reader, copies)?;
+        let [copy0, copy1] = copies;
+        let newest = EpochRecord::newest::<C>(self.store, places, [&copy0[..], &copy1[..]])
+            .map_err(|why| StartError::Lost(RecordId::Epoch, why))?;
+        self.epoch = newest.sequence;
+        Ok(newest.record)
+    }
+
+    fn read_log(
+        &mut self,
+        page: usize,
+        reader: &mut impl Reader,
+        log: &mut Log,
+        record: &mut EpochRecord,
+        copies: &mut [[u8; RECORD_BYTES]; 2],
+    ) -> Result<(), StartError> {
+        let id = RecordId::Log(page);
+        let [place0, place1] = self.load(id, reader, copies)?;
+        let [copy0, copy1] = copies;
+        let newest = pick(
+            LogPage::parse::<C>(self.store, place0, copy0),
+            LogPage::parse::<C>(self.store, place1, copy1),
+        )
+        .map_err(|why| StartError::Lost(id, why))?;
+        if newest.suspicious && !on(Bug::TrustSuspicious) {
+            record.suspect_all = true;
+        }
+        if newest.rewrite.is_some() {
+            log.touch(page);
+        }
+        log.found(page, newest.record.slots());
+        if let Some(sequence) = self.sequence(id) {
+            *sequence = newest.sequence;
+        }
+        Ok(())
+    }
+
+    fn read_bitmap(
+        &mut self,
+        member: MemberId,
+        page: usize,
+        reader: &mut impl Reader,
+        bitmaps: &Bitmaps<M>,
+        copies: &mut [[u8; RECORD_BYTES]; 2],
+    ) -> Result<(), StartError> {
+        let id = RecordId::Bitmap(member, page);
+        let [place0, place1] = self.load(id, reader, copies)?;
+        let [copy0, copy1] = copies;
+        let newest = pick(
+            BitmapPage::parse::<C>(self.store, place0, copy0),
+            BitmapPage::parse::<C>(self.store, place1, copy1),
+        )
+        .map_err(|why| StartError::Lost(id, why))?;
+        if newest.suspicious && !on(Bug::TrustSuspicious) {
+            bitmaps.mark_page(member, page);
+        } else {
+            let words = newest.record.words().iter().map(|word| word.get());
+            bitmaps.merge(member, page, words);
+            bitmaps.settle_page(member, page);
+        }
+        if newest.rewrite.is_some() {
+            bitmaps.touch_page(member, page);
+        }
+        if let Some(sequence) = self.sequence(id) {
+            *sequence = newest.sequence;
+        }
+        Ok(())
+    }
+
+    /// Members whose pages all have to be written before their bitmaps count: those with changes that are not in `known`.
+    pub(super) fn incomplete(bitmaps: &Bitmaps<M>, known: MemberSet) -> MemberSet {
+        MemberId::all()
+            .filter(|id| !known.contains(*id) && bitmaps.is_changed(*id))
+            .collect()
+    }
+}
+
+/// As [`pick_newest`], for pages: two contents of one version mean that something may be missing, not that the store is
+/// of no use.
+fn pick<T: PartialEq + Clone>(
+    copy0: Result<Versioned<T>, RecordError>,
+    copy1: Result<Versioned<T>, RecordError>,
+) -> Result<Newest<T>, PickError> {
+    match (&copy0, &copy1) {
+        (Ok(a), Ok(b)) if a.sequence == b.sequence && a.record != b.record => Ok(Newest {
+            sequence: a.sequence,
+            record: a.record.clone(),
+            rewrite: Some(1),
+            suspicious: true,
+        }),
+        _ => pick_newest(copy0, copy1),
+    }
+}
