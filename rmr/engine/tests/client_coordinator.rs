@@ -359,7 +359,7 @@ impl World {
     }
 
     fn give_back(&mut self, member: MemberId) {
-        let back: Vec<_> = self.shell.out.iter().copied().collect();
+        let back = self.shell.out.clone();
         self.shell.out.retain(|(_, to)| *to != member);
         for (ticket, to) in back.into_iter().filter(|(_, to)| *to == member) {
             let event = Event::IoFailed {

@@ -191,6 +191,7 @@ impl<M: Memory> Coordinator<M> {
     /// Begins with the marks of an attempt.
     fn begin(&mut self, goal: Goal, turn: &mut Turn<'_, M>) -> bool {
         self.failed = MemberSet::EMPTY;
+        self.not_ready = false;
         let Some(next) = self.derive(goal).filter(|next| self.can_count(next)) else {
             self.suspend(turn);
             return true;

@@ -213,7 +213,9 @@ impl<M: Memory> Coordinator<M> {
                 cause,
             } => self.io_failed(ticket, member, cause, turn),
             Event::Hint(Hint::Idle) => self.tell_at = turn.now.after(MILLISECOND),
-            Event::Hint(Hint::Ended) | Event::Timer => {}
+            Event::Hint(Hint::Ended) => {}
+            // It may have come early, after a jump of the clock.
+            Event::Timer => self.timer = Time::NEVER,
             Event::Admin(command) => self.command(command, turn),
         }
         self.expire(turn);
@@ -670,7 +672,7 @@ impl<M: Memory> Coordinator<M> {
             // Never now: what is due was done, or waits for something else.
             at = Time(at.max(turn.now.after(1000)).0.saturating_sub(self.skew));
         }
-        if at != self.timer || turn.now.since(self.timer.after(self.skew)) > 0 {
+        if at != self.timer {
             self.timer = at;
             turn.out.act(Action::Timer(at));
         }

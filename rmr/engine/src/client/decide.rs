@@ -224,6 +224,11 @@ fn first_config<'a>(
     } else {
         MemberSet::only(source)
     };
+    for id in here.minus(in_sync) {
+        if let Some(place) = incarnations.get_mut(id.index()) {
+            *place = Incarnation::NONE;
+        }
+    }
     Ok(Decision {
         config: Config {
             generation: request.generation,

@@ -2,7 +2,7 @@
 
 //! The requests in flight: the hot path of a client, lock-free and shared by all CPUs.
 //!
-//! One [`Flight`] for each tag, and in it one word that decides: who has yet to acknowledge, and three flags.
+//! One `Flight` for each tag, and in it one word that decides: who has yet to acknowledge, and three flags.
 //!
 //! ```text
 //!        start                       last acknowledgement, no HOLD

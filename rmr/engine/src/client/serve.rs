@@ -293,15 +293,19 @@ impl<M: Memory> Coordinator<M> {
                 None => self.fail(State::Fenced, turn),
             };
         }
+        let never = self
+            .config
+            .as_ref()
+            .is_none_or(|config| config.incarnation(id).is_none());
         if let Some(peer) = self.peer(id) {
             peer.promised = true;
             peer.joinable = true;
-            let is_new = peer
+            let is_empty = peer
                 .report
                 .as_ref()
                 .is_none_or(|report| report.installed.is_none());
-            if is_new || peer.discard {
-                // It has nothing of the volume, or nothing that counts.
+            if never || is_empty || peer.discard {
+                // It was never a receiver, or has nothing that counts.
                 peer.found = Found::Everything;
             }
         }
