@@ -132,23 +132,25 @@ impl<M: Memory> Extents<M> {
 }
 
 /// The slots on disk, and what they will be. Only the exceptional part looks at them.
-pub(super) struct Log {
-    slots: [u64; MAX_LOG_EXTENTS as usize],
+pub(super) struct Log<M: Memory> {
+    slots: M::Array<u64>,
     /// How many are used.
     limit: usize,
     changed: [bool; LOG_PAGES],
     /// Became hot with the change under way.
-    fresh: [bool; MAX_LOG_EXTENTS as usize],
+    fresh: M::Array<bool>,
 }
 
-impl Log {
-    pub(super) fn new(limit: u32) -> Self {
-        Self {
-            slots: [0; MAX_LOG_EXTENTS as usize],
-            limit: (limit.min(MAX_LOG_EXTENTS)) as usize,
+impl<M: Memory> Log<M> {
+    /// An empty log that uses `limit` slots.
+    pub(super) fn new(memory: &M, limit: u32) -> Result<Self, NoMemory> {
+        let slots = MAX_LOG_EXTENTS as usize;
+        Ok(Self {
+            slots: memory.array(slots, |_| 0)?,
+            limit: limit.min(MAX_LOG_EXTENTS) as usize,
             changed: [false; LOG_PAGES],
-            fresh: [false; MAX_LOG_EXTENTS as usize],
-        }
+            fresh: memory.array(slots, |_| false)?,
+        })
     }
 
     /// Takes over what a page on disk says.
@@ -187,7 +189,7 @@ impl Log {
     }
 
     /// Frees all slots.
-    pub(super) fn clear<M: Memory>(&mut self, extents: &Extents<M>) {
+    pub(super) fn clear(&mut self, extents: &Extents<M>) {
         extents.cool_all();
         for n in 0..self.slots.len() {
             self.put(n, 0);
@@ -207,7 +209,7 @@ impl Log {
     }
 
     /// Frees slots, at most half of them, of extents whose writes are all at or below `up_to`.
-    pub(super) fn evict<M: Memory>(&mut self, extents: &Extents<M>, up_to: u64) {
+    pub(super) fn evict(&mut self, extents: &Extents<M>, up_to: u64) {
         let mut left = self.limit.div_ceil(2);
         for n in 0..self.limit {
             let Some(extent) = self.slots.get(n).and_then(|slot| slot.checked_sub(1)) else {
@@ -224,7 +226,7 @@ impl Log {
     }
 
     /// Puts what is wanted into free slots; whether anything was.
-    pub(super) fn admit<M: Memory>(&mut self, extents: &Extents<M>) -> bool {
+    pub(super) fn admit(&mut self, extents: &Extents<M>) -> bool {
         let mut any = false;
         for n in 0..self.limit {
             if self.slots.get(n) != Some(&0) {
@@ -246,8 +248,8 @@ impl Log {
     }
 
     /// What was admitted is on disk: it is hot now.
-    pub(super) fn commit<M: Memory>(&mut self, extents: &Extents<M>) {
-        for (fresh, slot) in self.fresh.iter_mut().zip(&self.slots) {
+    pub(super) fn commit(&mut self, extents: &Extents<M>) {
+        for (fresh, slot) in self.fresh.iter_mut().zip(self.slots.iter()) {
             if core::mem::take(fresh) {
                 if let Some(extent) = slot.checked_sub(1) {
                     extents.heat(extent);
@@ -268,7 +270,7 @@ mod tests {
     }
 
     /// What a change of the log does, without the disk.
-    fn change(log: &mut Log, extents: &Extents<HostMemory>) -> bool {
+    fn change(log: &mut Log<HostMemory>, extents: &Extents<HostMemory>) -> bool {
         let any = log.admit(extents);
         while log.take_changed().is_some() {}
         log.commit(extents);
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn life_of_an_extent() {
-        let (extents, mut log) = (extents(), Log::new(2));
+        let (extents, mut log) = (extents(), Log::new(&HostMemory, 2).unwrap());
         assert!(!extents.touch(7, 1));
         extents.want(7);
         extents.want(7);
@@ -306,7 +308,7 @@ mod tests {
 
     #[test]
     fn found_extents_are_not_hot() {
-        let (extents, mut log) = (extents(), Log::new(1000));
+        let (extents, mut log) = (extents(), Log::new(&HostMemory, 1000).unwrap());
         log.found(1, [None, Some(3)].into_iter());
         assert!(log.extents().eq([3]) && !extents.touch(3, 1));
         assert!(log.page(1).eq([None, Some(3)]

@@ -125,7 +125,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         &mut self,
         id: RecordId,
         epoch: &EpochRecord,
-        log: &Log,
+        log: &Log<M>,
         bitmaps: &Bitmaps<M>,
         page: &mut [u8; RECORD_BYTES],
     ) -> Result<u64, RecordError> {
@@ -163,7 +163,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
     pub(super) fn read(
         &mut self,
         reader: &mut impl Reader,
-        log: &mut Log,
+        log: &mut Log<M>,
         bitmaps: &Bitmaps<M>,
         copies: &mut [[u8; RECORD_BYTES]; 2],
     ) -> Result<EpochRecord, StartError> {
@@ -225,7 +225,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         &mut self,
         page: usize,
         reader: &mut impl Reader,
-        log: &mut Log,
+        log: &mut Log<M>,
         record: &mut EpochRecord,
         copies: &mut [[u8; RECORD_BYTES]; 2],
     ) -> Result<(), StartError> {
@@ -304,5 +304,210 @@ fn pick<T: PartialEq + Clone>(
             suspicious: true,
         }),
         _ => pick_newest(copy0, copy1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::Extents;
+    use super::*;
+    use crate::memory::HostMemory;
+    use rmr_proto::Config;
+    use rmr_proto::Epoch;
+    use rmr_proto::Generation;
+    use rmr_proto::Geometry;
+    use rmr_proto::Incarnation;
+    use rmr_proto::Quorum;
+    use std::collections::BTreeMap;
+
+    struct Sum;
+
+    /// Good enough for what is damaged here.
+    impl Crc32c for Sum {
+        fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+            bytes.iter().fold(seed, |sum, byte| {
+                sum.rotate_left(5).wrapping_add(u32::from(*byte))
+            })
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Disk(BTreeMap<u64, [u8; RECORD_BYTES]>);
+
+    impl Reader for Disk {
+        fn read(&mut self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result<(), Status> {
+            *page = *self.0.get(&offset).ok_or(Status::Medium)?;
+            Ok(())
+        }
+    }
+
+    type Kept = Records<HostMemory, Sum>;
+
+    const STORE: Uuid = Uuid([7; 16]);
+    const VOLUME: u64 = 64 << 20;
+
+    fn id(id: u32) -> MemberId {
+        MemberId::new(id).unwrap()
+    }
+
+    fn geometry() -> Geometry {
+        Geometry::new(VOLUME, 16).unwrap()
+    }
+
+    fn records() -> Kept {
+        let layout = Layout::compute(1 << 40, geometry()).unwrap();
+        Records::new(&HostMemory, STORE, layout).unwrap()
+    }
+
+    fn bitmaps() -> Bitmaps<HostMemory> {
+        Bitmaps::new(&HostMemory, &geometry()).unwrap()
+    }
+
+    /// Members 1, in sync, and 2, absent, whose bitmap counts.
+    fn epoch() -> EpochRecord {
+        let mut members = [None; MAX_MEMBERS];
+        let mut incarnations = [Incarnation::NONE; MAX_MEMBERS];
+        members[0] = Some(STORE);
+        members[1] = Some(Uuid([8; 16]));
+        incarnations[0] = Incarnation(1);
+        EpochRecord {
+            incarnation: Incarnation(1),
+            installed: Some(Config {
+                generation: Generation {
+                    number: 1,
+                    nonce: 1,
+                },
+                epoch: Epoch(1),
+                in_sync: MemberSet::only(id(1)),
+                catching_up: MemberSet::EMPTY,
+                members,
+                incarnations,
+                clean: false,
+                history: STORE,
+                forked_from: None,
+                quorum: Quorum::Off,
+                maintenance: MemberSet::EMPTY,
+            }),
+            bitmaps: MemberSet::only(id(2)),
+            ..EpochRecord::default()
+        }
+    }
+
+    /// A disk on which extent 3 is logged and chunk 9 of member 2 is dirty.
+    fn written() -> (Kept, Disk) {
+        let (mut records, mut disk, bitmaps) = (records(), Disk::default(), bitmaps());
+        let mut log = Log::new(&HostMemory, 8).unwrap();
+        log.found(0, [None, Some(3)].into_iter());
+        bitmaps.mark(MemberSet::only(id(2)), 9..10);
+        let ids = [RecordId::Epoch, RecordId::Bitmap(id(2), 0)];
+        for id in ids.into_iter().chain((0..LOG_PAGES).map(RecordId::Log)) {
+            let mut page = [0; RECORD_BYTES];
+            let first = records.first(id, &epoch(), &log, &bitmaps, &mut page);
+            disk.0.insert(first.unwrap(), page);
+            // What changes in between does not get into one copy alone.
+            bitmaps.mark(MemberSet::only(super::tests::id(2)), 11..12);
+            let second = records.second(id, &mut page).unwrap();
+            disk.0.insert(second, page);
+            bitmaps.clear(super::tests::id(2), 11..12);
+        }
+        (records, disk)
+    }
+
+    struct Found {
+        record: EpochRecord,
+        log: Log<HostMemory>,
+        bitmaps: Bitmaps<HostMemory>,
+    }
+
+    fn read(mut disk: Disk) -> Result<Found, StartError> {
+        let (mut log, bitmaps) = (Log::new(&HostMemory, 8).unwrap(), bitmaps());
+        let mut copies = [[0; RECORD_BYTES]; 2];
+        let record = records().read(&mut disk, &mut log, &bitmaps, &mut copies)?;
+        Ok(Found {
+            record,
+            log,
+            bitmaps,
+        })
+    }
+
+    /// The disk with copy `copy` of a record damaged.
+    fn damaged(which: RecordId, copies: &[usize]) -> Disk {
+        let (records, mut disk) = written();
+        for copy in copies {
+            let at = records.places(which).unwrap()[*copy];
+            disk.0.get_mut(&at.offset).unwrap()[100] ^= 1;
+        }
+        disk
+    }
+
+    #[test]
+    fn all_is_well() {
+        let mut found = read(written().1).unwrap();
+        assert_eq!(found.record, epoch());
+        assert!(found.log.extents().eq([3]));
+        assert_eq!(found.log.take_changed(), None);
+        // Of the extent nobody knows who has it.
+        let of_log = super::super::chunks_of_extent(&geometry(), 3);
+        for chunk in 0..geometry().chunks() {
+            let dirty = chunk == 9 || of_log.contains(&chunk);
+            assert_eq!(found.bitmaps.get(id(2), chunk), dirty);
+        }
+        assert!(!found.bitmaps.get(id(1), 9));
+    }
+
+    #[test]
+    fn one_copy_is_lost() {
+        for which in [
+            RecordId::Epoch,
+            RecordId::Log(0),
+            RecordId::Bitmap(id(2), 0),
+        ] {
+            // The second one: the write of it was interrupted.
+            let found = read(damaged(which, &[1])).unwrap();
+            assert_eq!(found.record, epoch());
+            assert!(found.log.extents().eq([3]));
+            assert!(found.bitmaps.get(id(2), 9) && !found.bitmaps.get(id(2), 10));
+            // The first one: there may have been more.
+            let mut found = read(damaged(which, &[0])).unwrap();
+            assert!(found.log.extents().eq([3]));
+            match which {
+                RecordId::Epoch => assert_eq!(found.record, epoch()),
+                RecordId::Log(page) => {
+                    assert!(found.record.suspect_all);
+                    assert!(found.bitmaps.is_full(id(2)) && !found.bitmaps.is_full(id(1)));
+                    assert_eq!(found.log.take_changed(), Some(page));
+                }
+                RecordId::Bitmap(member, _) => {
+                    assert_eq!(found.bitmaps.count(member), geometry().chunks());
+                    assert!(found.bitmaps.is_changed(member));
+                }
+            }
+            assert!(matches!(
+                read(damaged(which, &[0, 1])),
+                Err(StartError::Lost(lost, _)) if lost == which
+            ));
+        }
+    }
+
+    #[test]
+    fn copies_that_differ() {
+        let (mut records, mut disk) = written();
+        let (log, bitmaps) = (Log::new(&HostMemory, 8).unwrap(), bitmaps());
+        // Another content of the same version.
+        let at = RecordId::Log(0);
+        records.log[0] -= 1;
+        let mut page = [0; RECORD_BYTES];
+        let offset = records.first(at, &epoch(), &log, &bitmaps, &mut page);
+        disk.0.insert(offset.unwrap(), page);
+        assert!(read(disk).unwrap().record.suspect_all);
+    }
+
+    #[test]
+    fn hot_extents_need_a_write() {
+        let extents: Extents<HostMemory> = Extents::new(&HostMemory, &geometry()).unwrap();
+        let mut found = read(written().1).unwrap();
+        assert!(!extents.touch(3, 1));
+        found.log.clear(&extents);
+        assert_eq!(found.log.extents().count(), 0);
     }
 }
