@@ -41,10 +41,10 @@ bugs! {
     TellOnlyInSync,
     /// 7: a volume goes on with a member that restarted.
     ResumeFromRestarted,
-    /// 8: writes complete while a drop is being installed.
-    NoHold,
-    /// 8: the last acknowledgement completes a write in any case.
-    CompleteWhileFrozen,
+    /// 8: requests start while a drop is being installed.
+    NoGate,
+    /// 2: a write completes without members that are catching up.
+    CompleteWithoutCatchingUp,
     /// 8: the chunks of writes in flight are not told at a drop.
     NoLists,
     /// 9: a receiver is added while writes are in flight.
@@ -100,6 +100,52 @@ bugs! {
     WriteIntoPull,
     /// 21: any extent leaves the log.
     EvictAnyExtent,
+    /// 12: extents found in the log at a start are not suspect.
+    ForgetLogAtStart,
+    /// 11: writes above the watermark are not suspect.
+    ForgetRecentWrites,
+    /// 1: a promise changes the generation of what is installed.
+    PromiseRaisesConfig,
+    /// 2: a promise does not let running requests finish.
+    PromiseWithoutDrain,
+    /// 17: a generation is promised to two clients.
+    IgnoreNonce,
+    /// 6: a message for another incarnation is obeyed.
+    IgnoreIncarnation,
+    /// 16: a diverged store is overwritten unasked.
+    InstallOverDiverged,
+    /// 13: a configuration replaces a newer one.
+    InstallOldEpoch,
+    /// 26: a member that comes in sync by an attach does not flush.
+    NoJoinFlush,
+    /// 4: a member that is promoted does not flush.
+    NoPromotionFlush,
+    /// 29: bitmaps of members in sync are not emptied.
+    KeepBitsOfInSync,
+    /// A member is in sync when the client says so, ready or not.
+    AlwaysReady,
+    /// 16: what a member knows the others missed is not dirty on itself.
+    ForgetMissedByOthers,
+    /// 14: a member's suspects are not dirty on itself when it joins.
+    JoinForgetsSuspects,
+    /// Changed pages of bitmaps are not written.
+    NoPages,
+    /// 18: a record is written once only.
+    OneCopy,
+    /// 5: only the own bitmap is fetched.
+    FetchOnlyOwn,
+    /// 10: the own bitmap counts before it was fetched.
+    TrustOwnBitmap,
+    /// 13: messages of members under an older epoch are obeyed.
+    IgnoreEpochOfPeers,
+    /// What is dirty is given to others.
+    ServeDirty,
+    /// What was pulled before chunks were marked counts for them.
+    ProveInSpiteOfMerge,
+    /// 10: a chunk is pulled although its last writes may be missing on the source.
+    PullRecent,
+    /// What was pulled is clean before it is stable.
+    ProveUnflushed,
 }
 
 /// Is this bug planted in this thread?

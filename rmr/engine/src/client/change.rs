@@ -409,7 +409,7 @@ impl<M: Memory> Coordinator<M> {
                 }
                 return true;
             }
-            if change.installed {
+            if change.installed && !on(Bug::DeriveFromUnfinished) {
                 // It may have been told of a configuration that is not to be. Not a receiver yet, or no more.
                 self.part_with(MemberSet::only(id), turn);
                 self.dropping = self.dropping.with(id);

@@ -410,8 +410,11 @@ impl<M: Memory> Data<M> {
             }
             let mut new = old & !bit(member);
             let is_read = flight.is_read();
-            let ends =
-                new & PENDING == 0 && (old & HOLD == 0 || is_read || on(Bug::CompleteWhileFrozen));
+            let mut is_last = new & PENDING == 0;
+            if on(Bug::CompleteWithoutCatchingUp) {
+                is_last = pending(new).intersection(self.readers()).is_empty();
+            }
+            let ends = is_last && (old & HOLD == 0 || is_read);
             if ends && is_read && flight.bad.peek() != 0 && old & GATE == 0 {
                 if let Some(sending) = self.repair(flight, ticket.tag, old) {
                     acked.ack = Ack::Repair(sending);
@@ -422,7 +425,7 @@ impl<M: Memory> Data<M> {
                 continue;
             }
             if ends {
-                new &= !BUSY;
+                new &= !(BUSY | PENDING);
             }
             // Of no use any more once the word is idle: the tag is the next one's.
             let (seq, covers) = (Seq(flight.seq.peek()), flight.covers.peek());
@@ -624,10 +627,10 @@ pub enum Onward {
 impl<M: Memory> Data<M> {
     /// No request starts from now on; with `hold`, no write or flush completes either.
     pub fn shut(&self, hold: bool) {
-        let flags = if hold && !on(Bug::NoHold) {
-            GATE | HOLD
-        } else {
-            GATE
+        let flags = match hold {
+            true if on(Bug::NoGate) => HOLD,
+            true => GATE | HOLD,
+            false => GATE,
         };
         for flight in self.flights.iter() {
             let mut old = flight.word.load();
