@@ -18,6 +18,7 @@
 //! | [`member`] | member | promise, install, detach (R8) |
 //! | [`admission`] | member | whether a message is for this member, as it is now (R5) |
 //! | [`dedupe`] | member | at most one execution of each write (R5) |
+//! | [`storage`] | member | all of the above, epochs, dirty bitmaps, activity log, resync |
 //! | [`options`] | both | command lines of the administrator |
 //! | [`sync`] | both | atomics and the lock interface |
 //! | [`time`], [`memory`] | both | what the caller provides: moments, memory |
@@ -45,6 +46,7 @@ pub mod overlap;
 pub mod planted;
 pub mod readers;
 pub mod retry;
+pub mod storage;
 pub mod sync;
 pub mod time;
 pub mod window;

@@ -96,11 +96,6 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         })
     }
 
-    /// Where the store has what.
-    pub(super) fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Where both copies of a record are.
     fn places(&self, id: RecordId) -> Option<[Place; 2]> {
         match id {
@@ -280,13 +275,6 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
             *sequence = newest.sequence;
         }
         Ok(())
-    }
-
-    /// Members whose pages all have to be written before their bitmaps count: those with changes that are not in `known`.
-    pub(super) fn incomplete(bitmaps: &Bitmaps<M>, known: MemberSet) -> MemberSet {
-        MemberId::all()
-            .filter(|id| !known.contains(*id) && bitmaps.is_changed(*id))
-            .collect()
     }
 }
 

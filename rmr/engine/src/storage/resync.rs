@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How a member that catches up gets current again (R13, R16, R17).
+//!
+//! ```text
+//!   idle ─► fetching ─► storing ─► pulling ⇄ proving
+//! ```
+//!
+//! It fetches the bitmaps of all who are not in sync from a member that is, page by page, and stores them. Until
+//! then all of its chunks count as dirty. Then it pulls dirty chunks, writes and flushes them; only then they are clean.
+//! A chunk is pulled when no write to it is above the watermark, so that the source has executed what the member
+//! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. After an error it goes on with another
+//! source, after a pause that grows. It ends with the episode.
+//!
+//! Not here: the data, which the caller holds between [`Event::PeerReply`](super::Event::PeerReply) and
+//! [`Action::PullWrite`]; blocks that nobody can read: their chunks stay dirty.
+
+use super::member::Member;
+use super::plan::Goal;
+use super::plan::Plan;
+use super::pulls::MAX_PULLS;
+use super::shared::Shared;
+use super::Action;
+use super::Out;
+use super::PeerAnswer;
+use crate::memory::Memory;
+use crate::planted::on;
+use crate::planted::Bug;
+use crate::time::Nanos;
+use crate::time::Time;
+use crate::time::MILLISECOND;
+use crate::time::SECOND;
+use rmr_proto::Ask;
+use rmr_proto::Crc32c;
+use rmr_proto::Header;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Peer;
+use rmr_proto::Run;
+use rmr_proto::Seq;
+use rmr_proto::Status;
+use rmr_proto::MAX_CLEAR;
+use rmr_proto::MAX_PULL;
+
+/// Until chunks with recent writes are looked at again.
+const SETTLE: Nanos = 5 * MILLISECOND;
+/// The first pause after an error.
+const PAUSE: Nanos = 10 * MILLISECOND;
+/// Chunks that are looked at in one go.
+const MAX_LOOKS: u32 = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Fetching,
+    Storing,
+    Pulling,
+}
+
+/// A chunk on its way, or the part of it that is.
+#[derive(Clone, Copy, Debug)]
+struct Pull {
+    call: u64,
+    chunk: u64,
+    from: MemberId,
+    /// The part, in bytes.
+    offset: u64,
+    len: u32,
+    /// It is being written here.
+    writing: bool,
+    /// It is of no use.
+    spoiled: bool,
+}
+
+/// What a member knows of its own resync.
+pub(super) struct Resync {
+    phase: Phase,
+    /// Members whose bitmaps are still to be fetched; the first one from page `page` on.
+    left: MemberSet,
+    page: u64,
+    fetch: Option<u64>,
+    pulls: [Option<Pull>; MAX_PULLS],
+    /// Chunks that were written, and are not proved yet.
+    written: [Run; MAX_CLEAR],
+    count: usize,
+    /// As many of them are covered by the flush under way.
+    proving: usize,
+    /// Where to look for the next dirty chunk.
+    cursor: u64,
+    /// Which source is next.
+    turn: usize,
+    errors: u32,
+    /// Nothing is asked for before.
+    pause: Time,
+    last_call: u64,
+}
+
+impl Resync {
+    pub(super) const fn new() -> Self {
+        Self {
+            phase: Phase::Idle,
+            left: MemberSet::EMPTY,
+            page: 0,
+            fetch: None,
+            pulls: [None; MAX_PULLS],
+            written: [Run::EMPTY; MAX_CLEAR],
+            count: 0,
+            proving: 0,
+            cursor: 0,
+            turn: 0,
+            errors: 0,
+            pause: Time(0),
+            last_call: 0,
+        }
+    }
+
+    /// An episode begins: the bitmaps of `members` are to be fetched.
+    pub(super) fn begin(&mut self, members: MemberSet) {
+        self.phase = Phase::Fetching;
+        self.left = members;
+        self.page = 0;
+        self.fetch = None;
+        self.cursor = 0;
+        self.errors = 0;
+        self.pause = Time(0);
+        if on(Bug::TrustOwnBitmap) {
+            self.phase = Phase::Pulling;
+        }
+    }
+
+    /// An episode ends. What is being written goes on, and [`Self::writing`] tells so.
+    pub(super) fn stop<M: Memory, J>(&mut self, shared: &Shared<M, J>) {
+        self.phase = Phase::Idle;
+        self.fetch = None;
+        self.spoil();
+        for (slot, pull) in self.pulls.iter_mut().enumerate() {
+            if pull.is_some_and(|pull| !pull.writing) {
+                *pull = None;
+                shared.pulls.end(slot);
+            }
+        }
+    }
+
+    /// What was pulled so far proves nothing.
+    pub(super) fn spoil(&mut self) {
+        if on(Bug::ProveInSpiteOfMerge) {
+            return;
+        }
+        self.count = 0;
+        self.proving = 0;
+        for pull in self.pulls.iter_mut().flatten() {
+            pull.spoiled = true;
+        }
+    }
+
+    /// Whether something that was pulled is being written.
+    pub(super) fn writing(&self) -> bool {
+        self.pulls.iter().flatten().any(|pull| pull.writing)
+    }
+
+    /// Whether it is known which chunks are dirty.
+    pub(super) fn knows(&self) -> bool {
+        self.phase == Phase::Pulling
+    }
+
+    /// What was fetched is on disk.
+    pub(super) fn fetched(&mut self) {
+        if self.phase == Phase::Storing {
+            self.phase = Phase::Pulling;
+        }
+    }
+
+    fn active(&self) -> usize {
+        self.pulls.iter().flatten().count()
+    }
+
+    /// Whether a chunk is on its way, or was written already.
+    fn has(&self, chunk: u64) -> bool {
+        let written = self.written.get(..self.count).unwrap_or(&[]);
+        self.pulls.iter().flatten().any(|pull| pull.chunk == chunk)
+            || written.iter().any(|run| run.range().contains(&chunk))
+    }
+
+    fn call(&mut self) -> u64 {
+        self.last_call += 1;
+        self.last_call
+    }
+
+    /// Something failed: another source, after a pause.
+    fn failed(&mut self, now: Time) {
+        self.turn = self.turn.wrapping_add(1);
+        let pause = (PAUSE << self.errors.min(16)).min(SECOND);
+        self.errors = self.errors.saturating_add(1);
+        self.pause = now.after(pause);
+    }
+
+    /// The member of `of` whose turn it is.
+    fn source(&self, of: MemberSet) -> Option<MemberId> {
+        let mut turn = self.turn & 31;
+        let len = of.len() as usize;
+        if len == 0 {
+            return None;
+        }
+        while turn >= len {
+            turn -= len;
+        }
+        of.iter().nth(turn)
+    }
+}
+
+impl<M: Memory, C: Crc32c> Member<M, C> {
+    /// Sends a message to another member, under what is installed.
+    fn send(&mut self, to: MemberId, ask: Ask<'_>, out: &mut impl Out) -> Option<u64> {
+        let identity = self.serving?.identity;
+        let incarnation = self.record.installed.as_ref()?.incarnation(to);
+        let call = self.resync.call();
+        out.act(Action::SendPeer {
+            call,
+            to,
+            message: &Peer {
+                to: Header {
+                    pool: identity.pool,
+                    member: to,
+                    incarnation,
+                    generation: identity.generation,
+                    epoch: identity.epoch,
+                    watermark: Seq::NONE,
+                },
+                from: self.info.member,
+                ask,
+            },
+        });
+        Some(call)
+    }
+
+    /// The others that may answer: those in sync, and now and then any receiver.
+    fn sources(&self, any: bool) -> MemberSet {
+        let Some(config) = &self.record.installed else {
+            return MemberSet::EMPTY;
+        };
+        let of = if any {
+            config.receivers()
+        } else {
+            config.in_sync
+        };
+        of.without(self.info.member)
+    }
+
+    /// Asks for whatever is to be had now.
+    pub(super) fn resync_work<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) {
+        let changing = self.plan.as_ref().is_some_and(Plan::is_change);
+        if self.serving.is_none_or(|serving| serving.in_sync) || changing {
+            return;
+        }
+        if now < self.resync.pause {
+            return out.act(Action::Timer(self.resync.pause));
+        }
+        match self.resync.phase {
+            Phase::Fetching => self.fetch(now, shared, out),
+            Phase::Pulling => self.pull(now, shared, out),
+            Phase::Idle | Phase::Storing => {}
+        }
+    }
+
+    fn fetch<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) {
+        if self.resync.fetch.is_some() {
+            return;
+        }
+        let Some(of) = self.resync.left.iter().next() else {
+            return;
+        };
+        let page = self.resync.page;
+        let source = self.resync.source(self.sources(false));
+        match source.and_then(|source| self.send(source, Ask::FetchDirty { of, page }, out)) {
+            Some(call) => self.resync.fetch = Some(call),
+            None => {
+                self.resync.failed(now);
+                self.resync_work(now, shared, out);
+            }
+        }
+    }
+
+    fn pull<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) {
+        let own = self.info.member;
+        shared.bitmaps.spell_out(own);
+        let mut wrapped = false;
+        let mut later = false;
+        for _ in 0..MAX_LOOKS {
+            let room = self.resync.count + self.resync.active() < MAX_CLEAR;
+            let Some(slot) = self.resync.pulls.iter().position(Option::is_none) else {
+                break;
+            };
+            if !room {
+                break;
+            }
+            let Some(chunk) = shared.bitmaps.next(own, self.resync.cursor) else {
+                self.resync.cursor = 0;
+                if wrapped {
+                    break;
+                }
+                wrapped = true;
+                continue;
+            };
+            self.resync.cursor = chunk + 1;
+            if self.resync.has(chunk) {
+                continue;
+            }
+            shared.pulls.ask(slot, chunk);
+            let recent = shared.recent().touched(shared.watermark().0, chunk);
+            if recent && !on(Bug::PullRecent) {
+                shared.pulls.end(slot);
+                later = true;
+                continue;
+            }
+            if !self.begin_pull(slot, chunk, shared, out) {
+                shared.pulls.end(slot);
+                self.resync.failed(now);
+                out.act(Action::Timer(self.resync.pause));
+                return;
+            }
+        }
+        if later {
+            out.act(Action::Timer(now.after(SETTLE)));
+        }
+    }
+
+    fn begin_pull<J>(
+        &mut self,
+        slot: usize,
+        chunk: u64,
+        shared: &Shared<M, J>,
+        out: &mut impl Out,
+    ) -> bool {
+        let any = self.resync.errors & 3 == 3;
+        let Some((offset, len)) = shared.geometry().chunk_range(chunk) else {
+            return false;
+        };
+        let len = len.min(MAX_PULL.into()) as u32;
+        let Some(from) = self.resync.source(self.sources(any)) else {
+            return false;
+        };
+        let Some(call) = self.send(from, Ask::Pull { offset, len }, out) else {
+            return false;
+        };
+        if let Some(place) = self.resync.pulls.get_mut(slot) {
+            *place = Some(Pull {
+                call,
+                chunk,
+                from,
+                offset,
+                len,
+                writing: false,
+                spoiled: false,
+            });
+        }
+        true
+    }
+
+    /// An answer of another member, or that there is none.
+    pub(super) fn peer_reply<J>(
+        &mut self,
+        now: Time,
+        call: u64,
+        result: Result<PeerAnswer<'_>, Status>,
+        shared: &Shared<M, J>,
+        out: &mut impl Out,
+    ) {
+        if self.resync.fetch == Some(call) {
+            self.resync.fetch = None;
+            return self.page_fetched(now, result, shared);
+        }
+        let Some(slot) = self.slot_of(call) else {
+            return;
+        };
+        let Some(Some(pull)) = self.resync.pulls.get_mut(slot) else {
+            return;
+        };
+        match result {
+            Ok(PeerAnswer::Data) if !pull.spoiled && shared.pulls.write(slot) => {
+                pull.writing = true;
+                let (offset, len) = (pull.offset, pull.len);
+                self.resync.errors = 0;
+                out.act(Action::PullWrite { call, offset, len });
+            }
+            Ok(PeerAnswer::Data) => self.end_pull(slot, shared),
+            _ => {
+                self.end_pull(slot, shared);
+                self.resync.failed(now);
+            }
+        }
+    }
+
+    fn slot_of(&self, call: u64) -> Option<usize> {
+        let is = |pull: &Option<Pull>| pull.is_some_and(|pull| pull.call == call);
+        self.resync.pulls.iter().position(is)
+    }
+
+    fn end_pull<J>(&mut self, slot: usize, shared: &Shared<M, J>) {
+        if let Some(place) = self.resync.pulls.get_mut(slot) {
+            *place = None;
+        }
+        shared.pulls.end(slot);
+    }
+
+    fn page_fetched<J>(
+        &mut self,
+        now: Time,
+        result: Result<PeerAnswer<'_>, Status>,
+        shared: &Shared<M, J>,
+    ) {
+        let Some(of) = self.resync.left.iter().next() else {
+            return;
+        };
+        match result {
+            Ok(PeerAnswer::Page(page)) if page.of == of && page.page == self.resync.page => {
+                let words = page.words.iter().map(|word| word.get());
+                let number = usize::try_from(page.page).unwrap_or(usize::MAX);
+                shared.bitmaps.merge(of, number, words);
+                self.resync.errors = 0;
+                self.resync.page += 1;
+                if self.resync.page >= shared.bitmaps.pages() as u64 {
+                    self.resync.page = 0;
+                    self.resync.left = self.resync.left.without(of);
+                }
+                if self.resync.left.is_empty() {
+                    self.resync.phase = Phase::Storing;
+                }
+            }
+            _ => self.resync.failed(now),
+        }
+    }
+
+    /// What was pulled is written, or could not be.
+    pub(super) fn pull_written<J>(
+        &mut self,
+        now: Time,
+        call: u64,
+        result: Result<(), Status>,
+        shared: &Shared<M, J>,
+        out: &mut impl Out,
+    ) {
+        let Some(slot) = self.slot_of(call) else {
+            return;
+        };
+        let Some(Some(pull)) = self.resync.pulls.get_mut(slot) else {
+            return;
+        };
+        pull.writing = false;
+        let done = *pull;
+        let end = shared.geometry().chunk_range(done.chunk);
+        let end = end.map_or(0, |(offset, len)| offset + len);
+        let next = done.offset + u64::from(done.len);
+        if result.is_err() || done.spoiled {
+            self.end_pull(slot, shared);
+            if result.is_err() {
+                self.resync.failed(now);
+            }
+        } else if next < end {
+            // What was written of it remains; a write to the chunk from now on spoils all of it.
+            shared.pulls.ask_again(slot);
+            let len = (end - next).min(MAX_PULL.into()) as u32;
+            let ask = Ask::Pull { offset: next, len };
+            match self.send(done.from, ask, out) {
+                Some(call) => {
+                    if let Some(Some(pull)) = self.resync.pulls.get_mut(slot) {
+                        (pull.call, pull.offset, pull.len) = (call, next, len);
+                    }
+                }
+                None => self.end_pull(slot, shared),
+            }
+        } else {
+            if let Some(place) = self.resync.written.get_mut(self.resync.count) {
+                *place = Run::new(done.chunk, 1);
+                self.resync.count += 1;
+            }
+            self.end_pull(slot, shared);
+        }
+        // Writes to the chunk waited.
+        out.act(Action::Retry);
+    }
+
+    /// Begins to store what was fetched, or to prove what was pulled; `false` if there is nothing of that.
+    pub(super) fn begin_resync_plan<J>(&mut self, shared: &Shared<M, J>) -> bool {
+        if self.serving.is_none() {
+            return false;
+        }
+        let full = self.resync.count + self.resync.active() >= MAX_CLEAR;
+        let mut plan = match self.resync.phase {
+            Phase::Storing => {
+                shared.bitmaps.spell_out(self.info.member);
+                Plan::new(Goal::Fetched)
+            }
+            Phase::Pulling if self.resync.count != 0 && (full || self.resync.active() == 0) => {
+                self.resync.proving = self.resync.count;
+                Plan::new(Goal::Prove)
+            }
+            _ => return false,
+        };
+        plan.flush = plan.goal == Goal::Prove && !on(Bug::ProveUnflushed);
+        self.plan = Some(plan);
+        true
+    }
+
+    /// What was pulled is stable: it is clean, and the others may know.
+    pub(super) fn proved<J>(&mut self, shared: &Shared<M, J>, out: &mut impl Out) {
+        let own = self.info.member;
+        let proving = core::mem::take(&mut self.resync.proving).min(self.resync.count);
+        if proving == 0 {
+            return;
+        }
+        let mut proved = [Run::EMPTY; MAX_CLEAR];
+        let proved = match (
+            proved.get_mut(..proving),
+            self.resync.written.get(..proving),
+        ) {
+            (Some(to), Some(from)) => {
+                to.copy_from_slice(from);
+                &*to
+            }
+            _ => return,
+        };
+        for run in proved {
+            shared.bitmaps.clear(own, run.range());
+        }
+        self.resync.written.copy_within(proving.., 0);
+        self.resync.count -= proving;
+        // Best effort: whoever does not hear of it keeps bits that do no harm.
+        for to in self.sources(true) {
+            let _ = self.send(to, Ask::Clear { runs: proved }, out);
+        }
+    }
+}
