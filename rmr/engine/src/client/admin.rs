@@ -12,11 +12,16 @@ use super::Admin;
 use super::Failure;
 use super::Refusal;
 use crate::memory::Memory;
+use crate::time::Nanos;
 use crate::time::Time;
+use crate::time::MILLISECOND;
 use rmr_proto::Control;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
 use rmr_proto::Reply;
+
+/// Pause before a command is tried again.
+const AGAIN: Nanos = 50 * MILLISECOND;
 
 impl<M: Memory> Coordinator<M> {
     pub(super) fn command(&mut self, command: Admin, turn: &mut Turn<'_, M>) {
@@ -53,6 +58,7 @@ impl<M: Memory> Coordinator<M> {
                     self.admin = Some(Pending {
                         command,
                         deadline: turn.now.after(self.io_timeout().saturating_mul(2)),
+                        try_at: Time(0),
                         checked: false,
                     });
                     return;
@@ -90,6 +96,12 @@ impl<M: Memory> Coordinator<M> {
         if turn.now >= pending.deadline {
             self.answer_admin(Err(Refusal::TimedOut), turn);
             return false;
+        }
+        if turn.now < pending.try_at {
+            return false;
+        }
+        if let Some(pending) = &mut self.admin {
+            pending.try_at = turn.now.after(AGAIN);
         }
         if !pending.checked {
             match self.check(pending.command, turn) {
@@ -167,6 +179,7 @@ impl<M: Memory> Coordinator<M> {
         self.learn(id, result);
         if let Some(pending) = &mut self.admin {
             pending.checked = true;
+            pending.try_at = turn.now;
         }
     }
 

@@ -85,6 +85,8 @@ pub(super) enum Phase {
 pub(super) struct Pending {
     pub(super) command: Admin,
     pub(super) deadline: Time,
+    /// When to try, the next time.
+    pub(super) try_at: Time,
     /// Checked; its change of the table comes next.
     pub(super) checked: bool,
 }
@@ -684,9 +686,6 @@ impl<M: Memory> Coordinator<M> {
             if let Some(call) = peer.call {
                 at = at.earliest(call.deadline);
             }
-        }
-        if let Some(admin) = &self.admin {
-            at = at.earliest(admin.deadline);
         }
         match self.phase {
             Phase::Waiting(then) if self.closing.is_empty() => at.earliest(then),

@@ -178,6 +178,9 @@ impl<M: Memory> Coordinator<M> {
             return Time::NEVER;
         };
         let mut at = self.scan_at.earliest(self.retry_at).earliest(self.tell_at);
+        if let Some(admin) = &self.admin {
+            at = at.earliest(admin.deadline).earliest(admin.try_at);
+        }
         let (receivers, outsiders) = (config.receivers(), self.outsiders());
         for (id, peer) in MemberId::all().zip(self.peers.iter()) {
             let next = if receivers.contains(id) {
