@@ -268,27 +268,36 @@ impl Client {
         }
     }
 
-    /// A call is answered, or comes back.
-    pub fn answer(
-        &mut self,
-        env: &mut Env,
-        workload: &mut Workload,
-        call: u64,
-        answer: Option<Answer>,
-    ) {
-        match (self.sent.remove(&call), answer) {
-            (None, _) => {}
-            (Some(Sent::Control(call, kind)), answer) => {
-                let bytes = answer
-                    .filter(|answer| answer.status == Status::Ok)
-                    .map(|answer| answer.bytes);
-                self.todo.push_back(Todo::Reply(call, kind, bytes));
+    /// A session broke: its calls come back, then it is gone.
+    pub fn broken(&mut self, env: &mut Env, workload: &mut Workload, member: u8, calls: &[u64]) {
+        for call in calls {
+            self.give_back(*call);
+        }
+        self.link(env, workload, member, false);
+    }
+
+    fn give_back(&mut self, call: u64) {
+        match self.sent.remove(&call) {
+            Some(Sent::Control(call, kind)) => {
+                self.todo.push_back(Todo::Reply(call, kind, None));
             }
-            (Some(Sent::Io(ticket, member)), None) => {
+            Some(Sent::Io(ticket, member)) => {
                 let failed = Todo::Failed(ticket, member, Cause::Transport);
                 self.todo.push_back(failed);
             }
-            (Some(Sent::Io(ticket, member)), Some(answer)) => {
+            None => {}
+        }
+    }
+
+    /// A call is answered.
+    pub fn answer(&mut self, env: &mut Env, workload: &mut Workload, call: u64, answer: Answer) {
+        match self.sent.remove(&call) {
+            None => {}
+            Some(Sent::Control(call, kind)) => {
+                let bytes = (answer.status == Status::Ok).then_some(answer.bytes);
+                self.todo.push_back(Todo::Reply(call, kind, bytes));
+            }
+            Some(Sent::Io(ticket, member)) => {
                 self.acked(env, workload, ticket, member, answer);
             }
         }
@@ -610,16 +619,7 @@ impl Client {
             format_args!("closes the session with {host}, {} calls", calls.len()),
         );
         for call in calls {
-            match self.sent.remove(&call) {
-                Some(Sent::Control(call, kind)) => {
-                    self.todo.push_back(Todo::Reply(call, kind, None))
-                }
-                Some(Sent::Io(ticket, member)) => {
-                    let failed = Todo::Failed(ticket, member, Cause::Transport);
-                    self.todo.push_back(failed);
-                }
-                None => {}
-            }
+            self.give_back(call);
         }
         self.todo.push_back(Todo::Link(member, false));
     }

@@ -9,34 +9,69 @@ use crate::device::Device;
 use crate::disk::Access;
 use crate::disk::Disk;
 use crate::disk::Done;
+use crate::disk::Record;
 use crate::disk::SECTOR;
 use crate::env::Env;
-use crate::faults::Kind;
+use crate::env::Event as WorldEvent;
+use crate::faults::Kind as Fault;
 use crate::network::Answer;
 use crate::network::Host;
 use crate::network::Packet;
+use crate::observer;
+use crate::plan::MS;
+use crate::plan::SECOND;
 use crate::queue::Nanos;
 use crate::random::Random;
 use crate::store;
 use crate::store::Crc;
 use crate::store::Image;
-use rmr_engine::member::MemberState;
+use rmr_engine::admission;
+use rmr_engine::dedupe::Joiners;
+use rmr_engine::memory::HostMemory;
+use rmr_engine::storage::Action;
+use rmr_engine::storage::Event;
+use rmr_engine::storage::FlushMark;
+use rmr_engine::storage::Member;
+use rmr_engine::storage::Out;
+use rmr_engine::storage::PeerAnswer;
+use rmr_engine::storage::PeerDo;
+use rmr_engine::storage::Reader;
+use rmr_engine::storage::Serving;
+use rmr_engine::storage::Shared;
+use rmr_engine::storage::StoreInfo;
+use rmr_engine::storage::Verdict;
+use rmr_engine::sync::HostLock;
+use rmr_engine::time::Time;
+use rmr_proto::Ask;
 use rmr_proto::Config;
 use rmr_proto::Control;
+use rmr_proto::DirtyPage;
 use rmr_proto::EpochRecord;
+use rmr_proto::Features;
 use rmr_proto::Geometry;
 use rmr_proto::Header;
+use rmr_proto::Kind;
 use rmr_proto::Layout;
+use rmr_proto::Limits;
 use rmr_proto::MemberId;
 use rmr_proto::Message;
 use rmr_proto::Op;
+use rmr_proto::Peer;
 use rmr_proto::Reply;
 use rmr_proto::Request;
 use rmr_proto::Status;
+use rmr_proto::StoreState;
+use rmr_proto::Superblock;
 use rmr_proto::Uuid;
+use rmr_proto::MAX_PEER_BYTES;
+use rmr_proto::RECORD_BYTES;
+use rmr_proto::REPLY_BYTES;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
+
+/// The hot path of a member, as used here: a token is the number of a task.
+type Hot = Shared<HostMemory, HostLock<Joiners<u64>>>;
 
 /// A message of IO whose requests are not all done.
 #[derive(Debug)]
@@ -72,20 +107,125 @@ impl Task {
 /// What an access to the disk is for.
 #[derive(Clone, Debug)]
 enum For {
-    /// A request of a client.
+    /// A write or read of a client.
     Task(u64),
-    /// A copy of a record: what comes after.
-    Meta(Box<(EpochRecord, usize)>),
-    /// A flush of a promise, install or detach.
+    /// A flush of a client.
+    Flush(u64, FlushMark),
+    /// A copy of a record.
+    Meta(u64, Box<Record>),
+    /// A copy of the superblock; the other one comes next.
+    Superblock(VecDeque<(u64, Box<Record>)>),
+    /// The engine wants all to be stable.
     Settle,
+    /// Data for a member that pulls: the call.
+    Pulled(Option<u64>),
+    /// What was pulled is written: the engine's number for it.
+    PullWrite(u64),
 }
 
-/// A control message under way.
+impl For {
+    /// Whether the engine has to wait for it before it changes what is served.
+    fn runs(&self) -> bool {
+        matches!(self, For::Task(_) | For::Flush(..) | For::Pulled(_))
+    }
+}
+
+/// Something the engine is to hear of.
 #[derive(Debug)]
-struct Change {
-    call: Option<u64>,
-    kind: rmr_proto::Kind,
-    next: MemberState,
+enum Todo {
+    Started,
+    Control(Option<u64>, Control),
+    Merge(Option<u64>, Vec<u8>),
+    MetaDone(Result<(), Status>),
+    Drained,
+    Flushed(Result<(), Status>),
+    PeerReply(u64, Kind, Result<Answer, Status>),
+    PullWritten(u64, Result<(), Status>),
+    Waiting,
+    Heard,
+    Timer,
+}
+
+/// An action of the engine.
+#[derive(Debug)]
+enum Act {
+    Reply(u64, Kind, Status, Vec<u8>, Option<rmr_proto::Generation>),
+    WriteMeta(u64, Box<Record>),
+    AssignPool(Uuid),
+    Serve(Option<Serving>),
+    Drain,
+    Flush,
+    SendPeer(u64, MemberId, Kind, Vec<u8>, String),
+    PullWrite(u64, u64, u32),
+    Retry,
+    LogFull,
+    Timer(Time),
+    Failed(Status),
+}
+
+/// Keeps actions until the engine returns.
+struct Outbox(Vec<Act>);
+
+impl Out for Outbox {
+    fn act(&mut self, action: Action<'_>) {
+        self.0.push(match action {
+            Action::Reply { call, reply } => {
+                let promised = reply.report.as_ref().map(|report| report.promised);
+                let bytes = encode_reply(reply);
+                Act::Reply(call, reply.kind, reply.status, bytes, promised)
+            }
+            Action::WriteMeta { offset, bytes } => Act::WriteMeta(offset, Box::new(*bytes)),
+            Action::AssignPool(pool) => Act::AssignPool(pool),
+            Action::Serve(serving) => Act::Serve(serving),
+            Action::Drain => Act::Drain,
+            Action::Flush => Act::Flush,
+            Action::SendPeer { call, to, message } => {
+                let mut buf = [0; MAX_PEER_BYTES];
+                let bytes = message.encode::<Crc>(&mut buf);
+                let bytes = bytes.map(<[u8]>::to_vec).unwrap_or_default();
+                let text = match message.ask {
+                    Ask::FetchDirty { of, page } => format!("fetch of m{of}, page {page}"),
+                    Ask::Pull { offset, len } => {
+                        format!("pull {}+{}", offset / SECTOR, u64::from(len) / SECTOR)
+                    }
+                    Ask::Clear { runs } => format!("clear {} runs", runs.len()),
+                };
+                Act::SendPeer(call, to, message.kind(), bytes, text)
+            }
+            Action::PullWrite { call, offset, len } => Act::PullWrite(call, offset, len),
+            Action::Retry => Act::Retry,
+            Action::LogFull => Act::LogFull,
+            Action::Timer(at) => Act::Timer(at),
+            Action::Failed(status) => Act::Failed(status),
+        });
+    }
+}
+
+fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
+    let mut buf = Box::new([0; REPLY_BYTES]);
+    let bytes = reply.encode::<Crc>(&mut buf);
+    bytes.map(<[u8]>::to_vec).unwrap_or_default()
+}
+
+/// Reads records of a disk.
+struct DiskReader<'a>(&'a Disk);
+
+impl Reader for DiskReader<'_> {
+    fn read(&mut self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result<(), Status> {
+        *page = self.0.record(offset);
+        Ok(())
+    }
+}
+
+/// The engine of a member that runs.
+struct Running {
+    member: Member<HostMemory, Crc>,
+    hot: Hot,
+    serving: Option<Serving>,
+    /// Its new incarnation is on disk.
+    started: bool,
+    /// It waits until nothing is running.
+    draining: bool,
 }
 
 /// A disk with a new store.
@@ -103,7 +243,6 @@ fn new_device(
 }
 
 /// A member.
-#[derive(Debug)]
 pub struct Node {
     /// Its number.
     pub member: u8,
@@ -120,17 +259,23 @@ pub struct Node {
     /// Number of the run of its host.
     boot: u64,
     up: bool,
+    running: Option<Running>,
     /// What its disk remembers, while it is down.
     image: Image,
-    state: Option<MemberState>,
-    pool: Uuid,
-    sequence: u64,
-    change: Option<Change>,
-    waiting: VecDeque<(Option<u64>, Control)>,
     batches: BTreeMap<u64, Batch>,
     tasks: BTreeMap<u64, Task>,
+    /// Writes that were executed, or are, and tokens that wait for them.
+    parked: VecDeque<u64>,
     accesses: BTreeMap<u64, For>,
+    /// Calls of its own that are not answered: the engine's numbers for them.
+    calls: BTreeMap<u64, (u64, Kind)>,
+    /// What pulls brought, until it is written.
+    pulled: BTreeMap<u64, Rc<[u64]>>,
+    todo: VecDeque<Todo>,
+    timer: Time,
     next: u64,
+    /// The first good copy of a record that is being written.
+    first_copy: Option<u64>,
 }
 
 impl Node {
@@ -141,6 +286,7 @@ impl Node {
         let layout = store::layout(geometry)?;
         let volatile = env.plan.volatile.get(usize::from(member)).copied();
         let device = new_device(env, &layout, id, volatile.unwrap_or(true), Uuid::NIL)?;
+        let image = Image::read(&device.disk, &layout, device.store);
         Some(Node {
             member,
             id,
@@ -153,22 +299,31 @@ impl Node {
             stale: false,
             boot: 0,
             up: false,
-            image: Image::default(),
-            state: None,
-            pool: Uuid::NIL,
-            sequence: 1,
-            change: None,
-            waiting: VecDeque::new(),
+            running: None,
+            image,
             batches: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            parked: VecDeque::new(),
             accesses: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            pulled: BTreeMap::new(),
+            todo: VecDeque::new(),
+            timer: Time::NEVER,
             next: 0,
+            first_copy: None,
         })
+    }
+
+    // What it remembers, for the checkers.
+
+    /// The engine runs, and has read the disk.
+    fn engine(&self) -> Option<&Running> {
+        self.running.as_ref().filter(|_| self.aside.is_none())
     }
 
     /// Its host runs, and the engine has read the disk.
     pub fn is_started(&self) -> bool {
-        self.up && self.state.is_some()
+        self.engine().is_some()
     }
 
     /// Its host runs.
@@ -178,63 +333,112 @@ impl Node {
 
     /// Whether a chunk of a member's copy is dirty.
     pub fn dirty(&self, of: u8, chunk: u64) -> bool {
-        let nothing_counts = self.lost || self.stale || !self.image.readable;
-        (nothing_counts && of == self.member)
-            || MemberId::new(of.into()).is_some_and(|of| self.image.is_dirty(of, chunk))
+        let Some(of) = MemberId::new(of.into()) else {
+            return false;
+        };
+        if of == self.id && (self.lost || self.stale || !self.image.readable) {
+            return true;
+        }
+        match self.engine() {
+            Some(engine) => {
+                (of == self.id && engine.member.needs_fetch()) || engine.hot.dirty(of, chunk)
+            }
+            None => self.image.is_dirty(of, chunk),
+        }
     }
 
-    /// Whether it would report a chunk as suspect. This engine remembers nothing, so it has to report everything.
-    pub fn suspect(&self, _chunk: u64) -> bool {
-        true
+    /// Whether it would report a chunk as suspect.
+    pub fn suspect(&self, chunk: u64) -> bool {
+        self.engine()
+            .is_some_and(|engine| engine.member.suspect(&engine.hot, chunk))
     }
 
-    /// Whether a chunk is in its log.
+    /// Whether a chunk is in its log on disk.
     pub fn logged(&self, chunk: u64) -> bool {
         self.image.is_logged(chunk)
     }
+
+    // Its host.
 
     /// Its host starts.
     pub fn start(&mut self, env: &mut Env) {
         self.boot += 1;
         self.up = true;
-        self.image = Image::read(&self.device.disk, &self.layout, self.device.store);
         env.line(&self.host, format_args!("starts, boot {}", self.boot));
-        let Some(state) =
-            MemberState::start(self.pool, self.device.store, self.id, &self.image.epoch)
+        self.start_engine(env);
+    }
+
+    fn start_engine(&mut self, env: &mut Env) {
+        let Some(hot) = Hot::new(&HostMemory, self.layout.geometry(), HostLock::default()).ok()
         else {
             return;
         };
-        self.change = Some(Change {
-            call: None,
-            kind: rmr_proto::Kind::Query,
-            next: state,
-        });
-        self.persist(env);
+        let info = StoreInfo {
+            pool: self.device.pool,
+            store: self.device.store,
+            member: self.id,
+            layout: self.layout.clone(),
+            limits: limits(&self.device.disk),
+            log_extents: env.plan.log_extents,
+        };
+        let reader = &mut DiskReader(&self.device.disk);
+        match Member::start(&HostMemory, info, &hot, reader) {
+            Ok(member) => {
+                self.running = Some(Running {
+                    member,
+                    hot,
+                    serving: None,
+                    started: false,
+                    draining: false,
+                });
+                self.tell(env, Todo::Started);
+            }
+            Err(why) => env.line(&self.host, format_args!("store refused: {why:?}")),
+        }
     }
 
     /// Its host is gone.
     pub fn crash(&mut self, env: &mut Env, power: bool) {
         self.up = false;
-        self.state = None;
-        self.change = None;
-        self.waiting.clear();
-        self.batches.clear();
-        self.tasks.clear();
-        self.accesses.clear();
+        self.stop_engine();
         let done = self.device.disk.crash(power, &mut env.random);
-        self.tell(env, &done);
+        self.show(env, &done);
         self.look_at_disk();
         env.observer.restarted(self.member, 0);
     }
 
+    fn stop_engine(&mut self) {
+        self.running = None;
+        self.batches.clear();
+        self.tasks.clear();
+        self.parked.clear();
+        self.accesses.clear();
+        self.calls.clear();
+        self.pulled.clear();
+        self.todo.clear();
+        self.timer = Time::NEVER;
+        self.first_copy = None;
+    }
+
+    /// The disk was reset under it, or its metadata could not be written: the engine starts again.
+    fn restart_engine(&mut self, env: &mut Env, power: bool) {
+        self.boot += 1;
+        self.stop_engine();
+        let done = self.device.disk.crash(power, &mut env.random);
+        self.show(env, &done);
+        self.look_at_disk();
+        env.observer.restarted(self.member, 0);
+        self.start_engine(env);
+    }
+
     /// What the disk shows has changed.
-    fn tell(&mut self, env: &mut Env, done: &Done) {
+    fn show(&mut self, env: &mut Env, done: &Done) {
         if self.aside.is_some() {
             return;
         }
         for &sector in &done.changed {
-            env.observer
-                .wrote(self.member, sector, self.device.disk.value(sector));
+            let value = self.device.disk.value(sector);
+            env.observer.wrote(self.member, sector, value);
         }
         let now = env.now();
         env.observer.lost(now, self.member, Some(done.lost.clone()));
@@ -361,14 +565,27 @@ impl Node {
     }
 
     /// A fault of the disk.
-    pub fn fault(&mut self, env: &mut Env, kind: Kind, span: Nanos, _random: &mut Random) {
+    pub fn fault(&mut self, env: &mut Env, kind: Fault, span: Nanos, random: &mut Random) {
         let until = env.now() + span;
         match kind {
-            Kind::SlowDisk => self.device.slow(until),
-            Kind::HungDisk => self.device.hang(until),
+            Fault::SlowDisk => self.device.slow(until),
+            Fault::HungDisk => self.device.hang(until),
+            Fault::DiskReset if self.up => {
+                env.line(&self.host, format_args!("its disk is reset"));
+                self.restart_engine(env, true);
+            }
+            Fault::MetaRot if !self.up => {
+                for _ in 0..random.between(1, 3) {
+                    self.device.rot(env, &self.layout);
+                }
+                self.look_at_disk();
+                env.observer.compare_all();
+            }
             _ => {}
         }
     }
+
+    // Accesses to the disk.
 
     fn begin(&mut self, env: &mut Env, access: Access, what: For) {
         let number = self.device.begin(env, self.member, self.boot, access);
@@ -377,71 +594,152 @@ impl Node {
 
     /// An access is done.
     pub fn disk_done(&mut self, env: &mut Env, boot: u64, number: u64) {
-        if boot != self.boot {
+        if boot != self.boot || !self.up {
             return;
         }
-        let Some(done) = self
+        let ended = self
             .device
-            .end(env, &self.layout, self.member, boot, number)
-        else {
+            .end(env, &self.layout, self.member, boot, number);
+        let Some(done) = ended else { return };
+        self.show(env, &done);
+        let Some(what) = self.accesses.remove(&number) else {
             return;
         };
-        self.tell(env, &done);
-        match self.accesses.remove(&number) {
-            Some(For::Task(task)) => {
-                if let Some(of) = self.tasks.get(&task) {
-                    let (generation, seq) = (of.header.generation, of.request.seq);
-                    if of.request.op.is_write() {
-                        env.observer.ends(self.member, generation, seq.0, false);
-                    }
+        let result = match done.status {
+            Status::Ok => Ok(()),
+            status => Err(status),
+        };
+        match what {
+            For::Task(task) => self.task_done(env, task, done.status, &done.values),
+            For::Flush(task, mark) => {
+                if let Some(engine) = &self.running {
+                    engine.hot.end_flush(mark, done.status);
                 }
-                self.finish_task(env, task, done.status, &done.values);
-                self.go_on(env);
+                self.finish_task(env, task, done.status, &[]);
             }
-            Some(For::Meta(what)) => {
-                let (record, copy) = *what;
-                if copy == 0 {
-                    self.write_copy(env, record, 1);
-                    return;
+            For::Meta(offset, record) => {
+                if result.is_ok() {
+                    self.written(env, offset, &record);
                 }
-                let now = env.now();
-                env.observer.persisted(now, self.member, &record);
-                let known = record
-                    .installed
-                    .as_ref()
-                    .and_then(|config| config.store(self.id));
-                if known == Some(self.device.store) && self.state.is_some() {
-                    (self.lost, self.stale) = (false, false);
-                }
-                self.commit(env);
+                self.todo.push_back(Todo::MetaDone(result));
             }
-            Some(For::Settle) => self.persist(env),
-            None => {}
+            For::Superblock(mut rest) => match (rest.pop_front(), result) {
+                (Some((offset, record)), Ok(())) => {
+                    let access = Access::Meta(offset, record);
+                    self.begin(env, access, For::Superblock(rest));
+                }
+                (_, result) => self.todo.push_back(Todo::MetaDone(result)),
+            },
+            For::Settle => self.todo.push_back(Todo::Flushed(result)),
+            For::Pulled(call) => {
+                let answer = Answer {
+                    status: done.status,
+                    bytes: Vec::new(),
+                    data: done.values.into(),
+                };
+                self.answer_call(env, call, answer);
+            }
+            For::PullWrite(call) => self.todo.push_back(Todo::PullWritten(call, result)),
         }
+        self.work_off(env);
     }
 
+    /// A copy of a record is on the disk.
+    fn written(&mut self, env: &mut Env, offset: u64, bytes: &Record) {
+        self.look_at_disk();
+        let [first, second] = self.layout.epoch();
+        if offset == first.offset {
+            self.first_copy = Some(offset);
+            return;
+        }
+        if offset != second.offset || self.aside.is_some() {
+            return;
+        }
+        let Ok(record) = EpochRecord::parse::<Crc>(self.device.store, second, bytes) else {
+            env.wrong(
+                "Encoding",
+                format!("m{} wrote an epoch record that is none", self.member),
+            );
+            return;
+        };
+        if self.first_copy.take().is_none() {
+            env.line(
+                &self.host,
+                format_args!("wrote only the second copy of its epoch record"),
+            );
+        }
+        let record = record.record;
+        let now = env.now();
+        if let Some(config) = &record.installed {
+            env.line(
+                &self.host,
+                format_args!(
+                    "has generation {} epoch {}: in sync {}, catching up {}; promised {}",
+                    config.generation.number,
+                    config.epoch.0,
+                    config.in_sync,
+                    config.catching_up,
+                    record.promised.number
+                ),
+            );
+        }
+        let Some(engine) = self.running.as_mut() else {
+            return;
+        };
+        if !engine.started {
+            engine.started = true;
+            env.observer.restarted(self.member, record.incarnation.0);
+        } else if record
+            .installed
+            .as_ref()
+            .and_then(|config| config.store(self.id))
+            == Some(self.device.store)
+        {
+            (self.lost, self.stale) = (false, false);
+        }
+        env.observer.persisted(now, self.member, &record);
+    }
+
+    // Messages.
+
     /// A timer is due.
-    pub fn timer(&mut self, _env: &mut Env, _boot: u64) {}
+    pub fn timer(&mut self, env: &mut Env, boot: u64) {
+        if boot == self.boot && self.timer <= env.clock(self.host) {
+            self.timer = Time::NEVER;
+            self.tell(env, Todo::Timer);
+        }
+    }
 
     /// A message arrives.
     pub fn deliver(&mut self, env: &mut Env, call: Option<u64>, packet: &Packet) {
         match Message::parse::<Crc>(&packet.bytes) {
             Ok(Message::Io(batch)) => self.io(env, call, &batch, &packet.data),
             Ok(Message::Control(control)) => {
-                self.waiting.push_back((call, control));
-                self.go_on(env);
+                self.todo.push_back(Todo::Control(call, control));
             }
-            Ok(Message::Merge(_)) => self.reply(env, call, rmr_proto::Kind::Merge, Status::Ok),
-            Ok(_) => {}
+            Ok(Message::Merge(_)) => {
+                self.todo.push_back(Todo::Merge(call, packet.bytes.clone()));
+            }
+            Ok(Message::Peer(peer)) => self.peer(env, call, &peer),
             Err(why) => {
                 env.line(&self.host, format_args!("refuses a message: {why}"));
                 self.answer_call(env, call, Answer::of(why.status()));
             }
         }
+        self.work_off(env);
     }
 
     /// A call of its own is answered, or comes back.
-    pub fn answer(&mut self, _env: &mut Env, _call: u64, _answer: Option<Answer>) {}
+    pub fn answer(&mut self, env: &mut Env, call: u64, answer: Option<Answer>) {
+        if let Some((call, kind)) = self.calls.remove(&call) {
+            let result = match answer {
+                Some(answer) if answer.status == Status::Ok => Ok(answer),
+                Some(answer) => Err(answer.status),
+                None => Err(Status::Disconnected),
+            };
+            self.tell(env, Todo::PeerReply(call, kind, result));
+        }
+    }
 
     fn answer_call(&mut self, env: &mut Env, call: Option<u64>, answer: Answer) {
         if let Some(call) = call {
@@ -450,125 +748,40 @@ impl Node {
         }
     }
 
-    // Control.
-
-    fn go_on(&mut self, env: &mut Env) {
-        if let Some(change) = &self.change {
-            if self.accesses.is_empty() && change.kind != rmr_proto::Kind::Query {
-                self.begin(env, Access::Flush, For::Settle);
+    fn peer(&mut self, env: &mut Env, call: Option<u64>, peer: &Peer<'_>) {
+        let Some(engine) = self.running.as_mut() else {
+            self.answer_call(env, call, Answer::of(Status::NotReady));
+            return;
+        };
+        let answer = match engine.member.peer(peer, &engine.hot) {
+            Ok(PeerDo::Done) => Answer::of(Status::Ok),
+            Ok(PeerDo::Page { of, page }) => {
+                let mut buf = Box::new([0; REPLY_BYTES]);
+                let words = engine.hot.page(of, page);
+                let bytes = DirtyPage::encode::<Crc>(of, page, words, &mut buf);
+                Answer {
+                    status: Status::Ok,
+                    bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
+                    data: [].into(),
+                }
             }
-            return;
-        }
-        let (Some(state), Some((call, control))) = (&self.state, self.waiting.pop_front()) else {
-            return;
-        };
-        let kind = control.kind();
-        let next = match &control {
-            Control::Promise {
-                to,
-                generation,
-                takeover,
-                ..
-            } => state.promise(to, *generation, *takeover, false),
-            Control::Install {
-                to, config, assign, ..
-            } => state.install(to, config, *assign),
-            Control::Detach {
-                to,
-                generation,
-                epoch,
-                ..
-            } => state.detach(to, *generation, *epoch),
-            Control::Query { .. } | Control::Ping { .. } => Ok(state.clone()),
-        };
-        match next {
-            Ok(next) if next == *state => self.reply(env, call, kind, Status::Ok),
-            Ok(next) => {
-                self.change = Some(Change { call, kind, next });
-                self.go_on(env);
+            Ok(PeerDo::Read { offset, len }) => {
+                let access = Access::Read(offset / SECTOR, u64::from(len) / SECTOR);
+                self.begin(env, access, For::Pulled(call));
+                return;
             }
-            Err(status) => self.reply(env, call, kind, status),
-        }
-    }
-
-    fn persist(&mut self, env: &mut Env) {
-        let Some(change) = &self.change else { return };
-        self.sequence += 1;
-        let record = change.next.record().clone();
-        self.write_copy(env, record, 0);
-    }
-
-    fn write_copy(&mut self, env: &mut Env, record: EpochRecord, copy: usize) {
-        let mut buf = [0; rmr_proto::RECORD_BYTES];
-        let at = self.layout.epoch()[copy];
-        let encoded = record.encode::<Crc>(self.device.store, self.sequence, at, &mut buf);
-        if encoded.is_ok() {
-            env.observer.metadata(env.queue.now(), self.member);
-            let access = Access::Meta(at.offset, Box::new(buf));
-            self.begin(env, access, For::Meta(Box::new((record, copy))));
-        }
-    }
-
-    fn commit(&mut self, env: &mut Env) {
-        let Some(change) = self.change.take() else {
-            return;
+            Err(status) => Answer::of(status),
         };
-        if self.state.is_none() {
-            env.observer
-                .restarted(self.member, change.next.record().incarnation.0);
+        if let Ask::Clear { runs } = peer.ask {
+            for chunk in runs.iter().flat_map(rmr_proto::Run::range) {
+                env.observer.touch(chunk);
+            }
         }
-        self.pool = change.next.pool();
-        env.line(
-            &self.host,
-            format_args!("{:?} {:?}", change.kind, change.next.record()),
-        );
-        self.state = Some(change.next);
-        if change.kind != rmr_proto::Kind::Query {
-            self.reply(env, change.call, change.kind, Status::Ok);
-        }
-        self.go_on(env);
-    }
-
-    fn reply(&mut self, env: &mut Env, call: Option<u64>, kind: rmr_proto::Kind, status: Status) {
-        let Some(state) = &self.state else { return };
-        if kind == rmr_proto::Kind::Promise && status == Status::Ok {
-            let now = env.now();
-            env.observer
-                .promised(now, self.member, state.record().promised);
-        }
-        let mut limits = rmr_proto::Limits {
-            logical_block: 512,
-            physical_block: 512,
-            io_min: 0,
-            io_opt: 0,
-            max_write_zeroes: 1 << 20,
-            features: rmr_proto::Features::WRITE_CACHE,
-        };
-        limits.features = limits.features.set(rmr_proto::Features::FUA, true);
-        let reply = Reply {
-            kind,
-            status,
-            report: (kind != rmr_proto::Kind::Merge)
-                .then(|| state.report(self.layout.geometry(), limits)),
-            suspects: rmr_proto::Suspects::default(),
-        };
-        let mut buf = vec![0; rmr_proto::REPLY_BYTES];
-        let bytes = match <&mut [u8; rmr_proto::REPLY_BYTES]>::try_from(&mut buf[..]) {
-            Ok(buf) => reply.encode::<Crc>(buf).map(<[u8]>::to_vec),
-            Err(_) => return,
-        };
-        if let Ok(bytes) = bytes {
-            let answer = Answer {
-                status: Status::Ok,
-                bytes,
-                data: [].into(),
-            };
-            self.answer_call(env, call, answer);
-        }
-        self.go_on(env);
+        self.answer_call(env, call, answer);
     }
 
     // Requests of clients.
+
     fn io(
         &mut self,
         env: &mut Env,
@@ -597,56 +810,118 @@ impl Node {
                 Op::Read | Op::Flush => [].into(),
             };
             self.next += 1;
-            let task = self.next;
-            self.tasks.insert(
-                task,
-                Task {
-                    batch: number,
-                    header,
-                    request,
-                    values,
-                },
-            );
-            self.try_task(env, task);
+            let task = Task {
+                batch: number,
+                header,
+                request,
+                values,
+            };
+            let number = self.next;
+            self.tasks.insert(number, task);
+            self.try_task(env, number);
         }
+        self.todo.push_back(Todo::Heard);
     }
 
     fn try_task(&mut self, env: &mut Env, number: u64) {
+        let Some(task) = self.tasks.get(&number).cloned() else {
+            return;
+        };
+        let Some(engine) = &self.running else {
+            self.finish_task(env, number, Status::NotReady, &[]);
+            return;
+        };
+        let Some(serving) = engine.serving else {
+            match engine.member.not_serving(&task.header) {
+                Some(status) => self.finish_task(env, number, status, &[]),
+                None => self.parked.push_back(number),
+            }
+            return;
+        };
+        let now = env.now();
+        let (header, request) = (task.header, task.request);
+        let mut again = Vec::new();
+        let verdict = match request.op {
+            Op::Read => match engine.hot.read(&serving, &header, &request) {
+                Ok(()) => Verdict::Execute,
+                Err(status) => Verdict::Refuse(status),
+            },
+            Op::Flush => match admission::check(&serving.identity, &header) {
+                Ok(()) => Verdict::Execute,
+                Err(status) => Verdict::Refuse(status),
+            },
+            Op::Write | Op::WriteZeroes => {
+                let busy = |token| again.push(token);
+                engine.hot.write(&serving, &header, &request, number, busy)
+            }
+        };
+        match verdict {
+            Verdict::Execute => {
+                let (access, what) = match request.op {
+                    Op::Read => {
+                        env.observer.reads(now, self.member, &header);
+                        (Access::Read(task.sector(), task.count()), For::Task(number))
+                    }
+                    Op::Flush => {
+                        let mark = engine.hot.begin_flush();
+                        (Access::Flush, For::Flush(number, mark))
+                    }
+                    Op::Write | Op::WriteZeroes => {
+                        env.observer
+                            .begins(now, self.member, &header, request.seq.0);
+                        let values = task.values.clone();
+                        let access = Access::Write(task.sector(), values, request.fua());
+                        (access, For::Task(number))
+                    }
+                };
+                self.begin(env, access, what);
+                env.observer.watermark(self.member, &header);
+            }
+            Verdict::Join => {}
+            Verdict::Done(status) | Verdict::Refuse(status) => {
+                self.finish_task(env, number, status, &[]);
+            }
+            Verdict::Wait => {
+                self.parked.push_back(number);
+                self.todo.push_back(Todo::Waiting);
+            }
+        }
+        for token in again {
+            self.finish_task(env, token, Status::Busy, &[]);
+        }
+    }
+
+    /// The access of a write or read of a client is done.
+    fn task_done(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
         let Some(task) = self.tasks.get(&number) else {
             return;
         };
-        let admitted = match &self.state {
-            _ if self.change.is_some() => Err(Status::Busy),
-            Some(state) => state.admit(&task.header),
-            None => Err(Status::NotReady),
-        };
-        let now = env.now();
-        if let Err(status) = admitted {
-            self.finish_task(env, number, status, &[]);
-            return;
+        let (generation, request) = (task.header.generation, task.request);
+        let mut joined = vec![number];
+        if request.op.is_write() {
+            env.observer
+                .ends(self.member, generation, request.seq.0, false);
+            if let Some(engine) = &self.running {
+                let seq = request.seq;
+                engine.hot.finish(seq, status, |token| joined.push(token));
+            }
         }
-        let (header, request) = (task.header, task.request);
-        env.observer.watermark(self.member, &header);
-        let access = match request.op {
-            Op::Read => {
-                env.observer.reads(now, self.member, &header);
-                Access::Read(task.sector(), task.count())
-            }
-            Op::Write | Op::WriteZeroes => {
-                env.observer
-                    .begins(now, self.member, &header, request.seq.0);
-                Access::Write(task.sector(), task.values.clone(), request.fua())
-            }
-            Op::Flush => Access::Flush,
-        };
-        self.begin(env, access, For::Task(number));
+        for number in joined {
+            self.finish_task(env, number, status, read);
+        }
     }
 
     /// A request is done.
-    fn finish_task(&mut self, env: &mut Env, task: u64, status: Status, read: &[u64]) {
-        let Some(task) = self.tasks.remove(&task) else {
+    fn finish_task(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
+        let Some(task) = self.tasks.remove(&number) else {
             return;
         };
+        if status != Status::Ok {
+            env.line(
+                &self.host,
+                format_args!("{:?} {:?}: {status:?}", task.request.op, task.request.seq),
+            );
+        }
         let Some(batch) = self.batches.get_mut(&task.batch) else {
             return;
         };
@@ -664,17 +939,273 @@ impl Node {
         let Some(batch) = self.batches.remove(&task.batch) else {
             return;
         };
-        if let Some(call) = batch.call {
-            let data = match batch.status {
-                Status::Ok if task.request.op == Op::Read => batch.data.into(),
-                _ => [].into(),
+        let data = match batch.status {
+            Status::Ok if task.request.op == Op::Read => batch.data.into(),
+            _ => [].into(),
+        };
+        let answer = Answer {
+            status: batch.status,
+            bytes: Vec::new(),
+            data,
+        };
+        self.answer_call(env, batch.call, answer);
+    }
+
+    // The engine.
+
+    fn tell(&mut self, env: &mut Env, todo: Todo) {
+        self.todo.push_back(todo);
+        self.work_off(env);
+    }
+
+    fn work_off(&mut self, env: &mut Env) {
+        loop {
+            self.check_drained();
+            let Some(todo) = self.todo.pop_front() else {
+                self.settle(env);
+                return;
             };
-            let answer = Answer {
-                status: batch.status,
-                bytes: Vec::new(),
-                data,
-            };
-            env.network.answer(env.queue.now(), call, answer);
+            let mut out = Outbox(Vec::new());
+            self.hear(env, todo, &mut out);
+            for act in out.0 {
+                self.act(env, act);
+            }
         }
+    }
+
+    /// Tells the observer when there is nothing left to be written that something asked for.
+    fn settle(&mut self, env: &mut Env) {
+        let busy = |what: &For| !matches!(what, For::Task(_) | For::Flush(..) | For::Pulled(_));
+        let serves_all = self
+            .running
+            .as_ref()
+            .and_then(|engine| engine.serving)
+            .is_some_and(|serving| serving.in_sync);
+        if serves_all && self.parked.is_empty() && !self.accesses.values().any(busy) {
+            env.observer.settled(self.member);
+        }
+    }
+
+    fn check_drained(&mut self) {
+        let runs = self.accesses.values().any(For::runs);
+        if let Some(engine) = self.running.as_mut().filter(|engine| engine.draining) {
+            if !runs {
+                engine.draining = false;
+                self.todo.push_back(Todo::Drained);
+            }
+        }
+    }
+
+    fn hear(&mut self, env: &mut Env, todo: Todo, out: &mut Outbox) {
+        let now = env.clock(self.host);
+        let Some(engine) = self.running.as_mut() else {
+            if let Todo::Control(call, _) | Todo::Merge(call, _) = todo {
+                self.answer_call(env, call, Answer::of(Status::NotReady));
+            }
+            return;
+        };
+        // A message without a way back is executed all the same; its answer has a number nobody waits for.
+        let number = |call: Option<u64>| call.unwrap_or(u64::MAX);
+        let (member, hot) = (&mut engine.member, &engine.hot);
+        if !matches!(todo, Todo::Heard | Todo::MetaDone(_)) {
+            env.observer.exception(self.member);
+        }
+        match todo {
+            Todo::Started => member.event(now, Event::Started, hot, out),
+            Todo::Control(call, message) => {
+                let event = Event::Control {
+                    call: number(call),
+                    message: &message,
+                    other_alive: false,
+                };
+                member.event(now, event, hot, out);
+                env.observer.compare_all();
+            }
+            Todo::Merge(call, bytes) => {
+                if let Ok(message) = rmr_proto::Merge::parse::<Crc>(&bytes) {
+                    let event = Event::Merge {
+                        call: number(call),
+                        message: &message,
+                    };
+                    member.event(now, event, hot, out);
+                }
+            }
+            Todo::MetaDone(result) => {
+                member.event(now, Event::MetaDone(result), hot, out);
+                env.observer.compare_all();
+            }
+            Todo::Drained => member.event(now, Event::Drained, hot, out),
+            Todo::Flushed(result) => {
+                member.event(now, Event::Flushed(result), hot, out);
+                env.observer.compare_all();
+            }
+            Todo::PeerReply(call, kind, result) => {
+                let bytes;
+                let result = match (kind, result) {
+                    (_, Err(status)) => Err(status),
+                    (Kind::FetchDirty, Ok(answer)) => {
+                        bytes = answer.bytes;
+                        DirtyPage::parse::<Crc>(&bytes)
+                            .map(PeerAnswer::Page)
+                            .map_err(|_| Status::Invalid)
+                    }
+                    (Kind::Pull, Ok(answer)) => {
+                        self.pulled.insert(call, answer.data);
+                        Ok(PeerAnswer::Data)
+                    }
+                    (_, Ok(_)) => Ok(PeerAnswer::Done),
+                };
+                member.event(now, Event::PeerReply { call, result }, hot, out);
+                let is_used = |act: &Act| matches!(act, Act::PullWrite(of, ..) if *of == call);
+                if !out.0.iter().any(is_used) {
+                    self.pulled.remove(&call);
+                }
+            }
+            Todo::PullWritten(call, result) => {
+                member.event(now, Event::PullWritten { call, result }, hot, out);
+            }
+            Todo::Waiting => member.event(now, Event::Waiting, hot, out),
+            Todo::Heard => member.event(now, Event::Heard, hot, out),
+            Todo::Timer => member.event(now, Event::Timer, hot, out),
+        }
+    }
+
+    fn act(&mut self, env: &mut Env, act: Act) {
+        match act {
+            Act::Reply(call, kind, status, bytes, promised) => {
+                if status != Status::Ok {
+                    env.line(&self.host, format_args!("{kind:?}: {status:?}"));
+                }
+                let now = env.now();
+                if let (Kind::Promise, Status::Ok, Some(promised)) = (kind, status, promised) {
+                    env.observer.promised(now, self.member, promised);
+                }
+                let answer = Answer {
+                    status: Status::Ok,
+                    bytes,
+                    data: [].into(),
+                };
+                self.answer_call(env, (call != u64::MAX).then_some(call), answer);
+            }
+            Act::WriteMeta(offset, record) => {
+                env.observer.metadata(env.queue.now(), self.member);
+                let access = Access::Meta(offset, record.clone());
+                self.begin(env, access, For::Meta(offset, record));
+            }
+            Act::AssignPool(pool) => self.assign(env, pool),
+            Act::Serve(serving) => {
+                if let Some(engine) = self.running.as_mut() {
+                    engine.serving = serving;
+                }
+                env.line(&self.host, format_args!("serves: {}", serving.is_some()));
+            }
+            Act::Drain => {
+                if let Some(engine) = self.running.as_mut() {
+                    engine.draining = true;
+                }
+            }
+            Act::Flush => self.begin(env, Access::Flush, For::Settle),
+            Act::SendPeer(call, to, kind, bytes, text) => {
+                let host = Host::Member(observer::number(to));
+                env.line(&self.host, format_args!("{text} to {host}"));
+                let packet = Packet {
+                    bytes,
+                    data: [].into(),
+                    io: false,
+                };
+                match env.call(self.host, host, packet) {
+                    Some(number) => {
+                        self.calls.insert(number, (call, kind));
+                    }
+                    None => {
+                        let result = Err(Status::Disconnected);
+                        self.todo.push_back(Todo::PeerReply(call, kind, result));
+                    }
+                }
+            }
+            Act::PullWrite(call, offset, len) => {
+                env.figures.pulls += 1;
+                let values = self.pulled.remove(&call).unwrap_or_default();
+                let count = len as usize / 512;
+                if values.len() != count {
+                    env.wrong(
+                        "Shell",
+                        format!("pull of {count} sectors brought {}", values.len()),
+                    );
+                    return;
+                }
+                let access = Access::Write(offset / SECTOR, values, false);
+                self.begin(env, access, For::PullWrite(call));
+            }
+            Act::Retry => {
+                for task in std::mem::take(&mut self.parked) {
+                    self.try_task(env, task);
+                }
+            }
+            Act::LogFull => {
+                for task in std::mem::take(&mut self.parked) {
+                    self.finish_task(env, task, Status::LogFull, &[]);
+                }
+            }
+            Act::Timer(at) => {
+                self.timer = at;
+                if at != Time::NEVER {
+                    let after = env.until(self.host, at);
+                    env.queue
+                        .after(after, WorldEvent::MemberTimer(self.member, self.boot));
+                }
+            }
+            Act::Failed(status) => {
+                env.line(&self.host, format_args!("its store failed: {status:?}"));
+                self.up = false;
+                self.stop_engine();
+                let done = self.device.disk.crash(false, &mut env.random);
+                self.show(env, &done);
+                self.look_at_disk();
+                env.observer.restarted(self.member, 0);
+                let after = env.random.scaled(MS, SECOND);
+                env.queue.after(after, WorldEvent::Start(self.member));
+            }
+        }
+    }
+
+    /// The store is of this pool from now on.
+    fn assign(&mut self, env: &mut Env, pool: Uuid) {
+        self.device.pool = pool;
+        let mut copies = VecDeque::new();
+        for copy in 0..2 {
+            let mut buf = [0; RECORD_BYTES];
+            let Some(name) = store::name() else { return };
+            let superblock = Superblock {
+                state: StoreState::Ready,
+                store: self.device.store,
+                pool,
+                name,
+                member: self.id,
+                logical_block: 512,
+                layout: self.layout.clone(),
+            };
+            if let Ok(at) = superblock.encode::<Crc>(2, copy, &mut buf) {
+                copies.push_back((at.offset, Box::new(buf)));
+            }
+        }
+        if let Some((offset, record)) = copies.pop_front() {
+            self.begin(env, Access::Meta(offset, record), For::Superblock(copies));
+        }
+    }
+}
+
+/// What the disk of a member can do.
+fn limits(disk: &Disk) -> Limits {
+    let features = Features::EMPTY
+        .set(Features::WRITE_CACHE, disk.is_volatile())
+        .set(Features::FUA, true);
+    Limits {
+        logical_block: 512,
+        physical_block: 4096,
+        io_min: 0,
+        io_opt: 0,
+        max_write_zeroes: 4 << 20,
+        features,
     }
 }

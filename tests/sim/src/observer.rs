@@ -11,6 +11,9 @@ use crate::plan::SECOND;
 use crate::queue::Nanos;
 use crate::workload::Request;
 use crate::workload::What;
+use rmr_checkers::cost::Cost;
+use rmr_checkers::cost::Due;
+use rmr_checkers::cost::Record;
 use rmr_checkers::disks::Disks;
 use rmr_checkers::disks::Geometry;
 use rmr_checkers::disks::Marks;
@@ -61,6 +64,7 @@ pub struct Observer {
     disks: Disks,
     execution: Execution,
     liveness: Liveness,
+    cost: Cost,
     violations: Vec<Violation>,
     /// The opening of a device by the nonce of its generations.
     openings: BTreeMap<u64, u32>,
@@ -101,6 +105,7 @@ impl Observer {
                 metadata_writes: 20_000,
                 log_lines: 100,
             }),
+            cost: Cost::new(),
             violations: Vec::new(),
             openings: BTreeMap::new(),
             configs: BTreeMap::new(),
@@ -393,6 +398,7 @@ impl Observer {
     pub fn begins(&mut self, now: Nanos, member: u8, header: &rmr_proto::Header, seq: u64) {
         let result = self.execution.begin(now, member, named(header), seq);
         self.note(result);
+        self.cost.hot_write(member);
     }
 
     /// It no longer does; `undone` if it failed and may be executed again.
@@ -425,9 +431,22 @@ impl Observer {
         self.liveness.count(now, Counted::Message);
     }
 
-    /// A record was written.
+    /// A copy of a record is being written.
     pub fn metadata(&mut self, now: Nanos, member: u8) {
         self.liveness.count(now, Counted::MetadataWrite(member));
+        // What kind of record it is does not matter: nothing may be written while nothing is due.
+        let result = self.cost.metadata(now, member, Record::Epoch);
+        self.note(result);
+    }
+
+    /// Something happened on a member that may write metadata: anything but a write to a hot extent.
+    pub fn exception(&mut self, member: u8) {
+        self.cost.due(member, Due::Exception);
+    }
+
+    /// All that was exceptional on a member is over.
+    pub fn settled(&mut self, member: u8) {
+        self.cost.settled(member);
     }
 
     /// Marks of a chunk may have been taken away.

@@ -10,6 +10,7 @@ use crate::env::Env;
 use crate::env::Event;
 use crate::faults::Kind;
 use crate::member::Node;
+use crate::network::Answer;
 use crate::network::Event as NetworkEvent;
 use crate::network::Host;
 use crate::observer::Observer;
@@ -250,7 +251,7 @@ impl World {
             NetworkEvent::Answer { call, to, answer } => {
                 self.env.trace.digest.mix(call << 8 | answer.status as u64);
                 if self.env.network.answered(call) {
-                    self.give(to, call, Some(answer));
+                    self.give(to, call, answer);
                 }
             }
             NetworkEvent::Break { from, to, session } => {
@@ -262,7 +263,11 @@ impl World {
                 let up = self.is_up(from) && self.is_up(to);
                 if self.env.network.connect(now, from, to, session, up) {
                     self.env.line(&from, format_args!("session with {to}"));
-                    self.link(from, to, true);
+                    if let (Host::Client(opening), Host::Member(member)) = (from, to) {
+                        if let Some(client) = self.clients.get_mut(&opening) {
+                            client.link(&mut self.env, &mut self.workload, member, true);
+                        }
+                    }
                 }
             }
         }
@@ -281,13 +286,24 @@ impl World {
             &from,
             format_args!("session with {to} breaks, {} calls", calls.len()),
         );
-        for call in calls {
-            self.give(from, call, None);
+        match (from, to) {
+            (Host::Client(opening), Host::Member(member)) => {
+                if let Some(client) = self.clients.get_mut(&opening) {
+                    client.broken(&mut self.env, &mut self.workload, member, &calls);
+                }
+            }
+            (Host::Member(member), _) => {
+                if let Some(node) = self.nodes.get_mut(&member) {
+                    for call in calls {
+                        node.answer(&mut self.env, call, None);
+                    }
+                }
+            }
+            (Host::Client(_), Host::Client(_)) => {}
         }
-        self.link(from, to, false);
     }
 
-    fn give(&mut self, host: Host, call: u64, answer: Option<crate::network::Answer>) {
+    fn give(&mut self, host: Host, call: u64, answer: Answer) {
         match host {
             Host::Client(opening) => {
                 if let Some(client) = self.clients.get_mut(&opening) {
@@ -296,28 +312,25 @@ impl World {
             }
             Host::Member(member) => {
                 if let Some(node) = self.nodes.get_mut(&member) {
-                    node.answer(&mut self.env, call, answer);
+                    node.answer(&mut self.env, call, Some(answer));
                 }
             }
-        }
-    }
-
-    fn link(&mut self, from: Host, to: Host, up: bool) {
-        let (Host::Client(opening), Host::Member(member)) = (from, to) else {
-            return;
-        };
-        if let Some(client) = self.clients.get_mut(&opening) {
-            client.link(&mut self.env, &mut self.workload, member, up);
         }
     }
 
     // Hosts.
 
     fn start(&mut self, member: u8) {
-        if let Some(node) = self.nodes.get_mut(&member) {
-            if !node.is_up() {
-                node.start(&mut self.env);
-            }
+        let now = self.env.now();
+        let members: Vec<u8> = self.nodes.keys().copied().collect();
+        let Some(node) = self.nodes.get_mut(&member).filter(|node| !node.is_up()) else {
+            return;
+        };
+        node.start(&mut self.env);
+        // Whatever it had of sessions as a caller went with its last run.
+        let host = Host::Member(member);
+        for other in members.into_iter().filter(|&other| other != member) {
+            self.env.network.open(now, host, Host::Member(other));
         }
     }
 
