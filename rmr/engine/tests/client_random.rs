@@ -452,7 +452,7 @@ enum Todo {
     },
     Break(MemberId),
     Connect(MemberId),
-    Timer(u32),
+    Timer(u32, Time),
     Weather,
     Work,
     Resync,
@@ -577,7 +577,7 @@ impl Out for Net {
                 self.timer = at;
                 if at != Time::NEVER {
                     let client = self.client;
-                    self.at(at.since(self.now), Todo::Timer(client));
+                    self.at(at.since(self.now), Todo::Timer(client, at));
                 }
             }
             Action::State(state) => self.state = state,
@@ -948,8 +948,9 @@ impl World {
                     self.net.at(delay, Todo::Connect(member));
                 }
             }
-            Todo::Timer(client) => {
-                if client == self.net.client {
+            Todo::Timer(client, at) => {
+                // Not one that was replaced.
+                if client == self.net.client && at == self.net.timer {
                     self.event(Event::Timer);
                 }
             }
