@@ -20,7 +20,6 @@ use rmr_proto::EpochRecord;
 use rmr_proto::Layout;
 use rmr_proto::LogPage;
 use rmr_proto::MemberId;
-use rmr_proto::MemberSet;
 use rmr_proto::Newest;
 use rmr_proto::PickError;
 use rmr_proto::Place;
