@@ -1,0 +1,568 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Three members of one pool, with disks in memory, driven by hand in the place of a client: outages, and the resync
+//! after them, with writes at any moment.
+
+use proptest::prelude::*;
+use rmr_engine::dedupe::Joiners;
+use rmr_engine::memory::HostMemory;
+use rmr_engine::storage::Action;
+use rmr_engine::storage::Event;
+use rmr_engine::storage::Member;
+use rmr_engine::storage::Out;
+use rmr_engine::storage::PeerAnswer;
+use rmr_engine::storage::PeerDo;
+use rmr_engine::storage::Reader;
+use rmr_engine::storage::Serving;
+use rmr_engine::storage::Shared;
+use rmr_engine::storage::StoreInfo;
+use rmr_engine::storage::Verdict;
+use rmr_engine::sync::HostLock;
+use rmr_engine::time::Time;
+use rmr_proto::Ask;
+use rmr_proto::Config;
+use rmr_proto::Control;
+use rmr_proto::Crc32c;
+use rmr_proto::DirtyPage;
+use rmr_proto::Epoch;
+use rmr_proto::EpochRecord;
+use rmr_proto::Features;
+use rmr_proto::Flags;
+use rmr_proto::Generation;
+use rmr_proto::Geometry;
+use rmr_proto::Header;
+use rmr_proto::Incarnation;
+use rmr_proto::Layout;
+use rmr_proto::Limits;
+use rmr_proto::LogPage;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Op;
+use rmr_proto::Peer;
+use rmr_proto::Progress;
+use rmr_proto::Quorum;
+use rmr_proto::Request;
+use rmr_proto::Run;
+use rmr_proto::Seq;
+use rmr_proto::Status;
+use rmr_proto::Target;
+use rmr_proto::Uuid;
+use rmr_proto::LOG_PAGES;
+use rmr_proto::MAX_MEMBERS;
+use rmr_proto::REPLY_BYTES;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+/// A checksum that is good enough for a disk without faults.
+struct Crc;
+
+impl Crc32c for Crc {
+    fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+        bytes.iter().fold(seed, |crc, byte| {
+            crc.rotate_left(5).wrapping_mul(0x0100_0193) ^ u32::from(*byte)
+        })
+    }
+}
+
+type Page = [u8; 4096];
+type Common = Shared<HostMemory, HostLock<Joiners<u64>>>;
+
+const POOL: Uuid = Uuid([9; 16]);
+const CHUNK: u64 = 1 << 16;
+const CHUNKS: u64 = 256;
+const GENERATION: Generation = Generation {
+    number: 1,
+    nonce: 1,
+};
+
+fn id(of: usize) -> MemberId {
+    MemberId::from_index(of).unwrap()
+}
+
+fn store(of: usize) -> Uuid {
+    Uuid([of as u8 + 1; 16])
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(CHUNKS * CHUNK, 16).unwrap()
+}
+
+/// What a member wants done.
+enum Todo {
+    Event(Own),
+    Serve(Option<Serving>),
+    Send(u64, usize, Header, Wanted),
+    Reply(Status, Vec<Run>, Option<Progress>),
+}
+
+/// An event that follows by itself.
+enum Own {
+    Meta,
+    Drained,
+    Flushed,
+    Written(u64, u64),
+}
+
+/// What a member asks another for.
+#[derive(Clone)]
+enum Wanted {
+    Dirty(MemberId, u64),
+    Pull(u64, u32),
+    Clear(Vec<Run>),
+}
+
+struct Queue<'a> {
+    pages: &'a mut BTreeMap<u64, Page>,
+    todo: VecDeque<Todo>,
+}
+
+impl Out for Queue<'_> {
+    fn act(&mut self, action: Action<'_>) {
+        self.todo.push_back(match action {
+            Action::WriteMeta { offset, bytes } => {
+                self.pages.insert(offset, *bytes);
+                Todo::Event(Own::Meta)
+            }
+            Action::AssignPool(pool) => {
+                assert_eq!(pool, POOL);
+                Todo::Event(Own::Meta)
+            }
+            Action::Serve(serving) => Todo::Serve(serving),
+            Action::Drain => Todo::Event(Own::Drained),
+            Action::Flush => Todo::Event(Own::Flushed),
+            Action::PullWrite { call, offset, .. } => Todo::Event(Own::Written(call, offset)),
+            Action::Reply { reply, .. } => Todo::Reply(
+                reply.status,
+                reply.suspects.runs.to_vec(),
+                reply.report.as_ref().map(|report| report.progress),
+            ),
+            Action::SendPeer { call, to, message } => {
+                let wanted = match message.ask {
+                    Ask::FetchDirty { of, page } => Wanted::Dirty(of, page),
+                    Ask::Pull { offset, len } => Wanted::Pull(offset, len),
+                    Ask::Clear { runs } => Wanted::Clear(runs.to_vec()),
+                };
+                Todo::Send(call, to.index(), message.to, wanted)
+            }
+            Action::Failed(status) => panic!("failed: {status}"),
+            Action::Retry | Action::LogFull | Action::Timer(_) => return,
+        });
+    }
+}
+
+struct Disk<'a>(&'a BTreeMap<u64, Page>);
+
+impl Reader for Disk<'_> {
+    fn read(&mut self, offset: u64, page: &mut Page) -> Result<(), Status> {
+        *page = self.0.get(&offset).copied().unwrap_or([0; 4096]);
+        Ok(())
+    }
+}
+
+struct Node {
+    of: usize,
+    pages: BTreeMap<u64, Page>,
+    /// A number for each chunk in the place of its content.
+    data: Vec<u64>,
+    member: Member<HostMemory, Crc>,
+    shared: Common,
+    serving: Option<Serving>,
+    sent: VecDeque<(u64, usize, Header, Wanted)>,
+    /// What an answer brought that is being written.
+    pulled: BTreeMap<u64, u64>,
+    reply: Option<(Status, Vec<Run>, Option<Progress>)>,
+    now: Time,
+}
+
+impl Node {
+    fn new(of: usize) -> Self {
+        let layout = Layout::compute(1 << 40, geometry()).unwrap();
+        let mut pages = BTreeMap::new();
+        let mut page = [0; 4096];
+        for copy in 0..2 {
+            for n in 0..LOG_PAGES {
+                let at = layout.log_page(n).unwrap()[copy];
+                LogPage::encode::<Crc>(store(of), 1, at, [], &mut page).unwrap();
+                pages.insert(at.offset, page);
+            }
+            let at = layout.epoch()[copy];
+            let record = EpochRecord::default();
+            record.encode::<Crc>(store(of), 1, at, &mut page).unwrap();
+            pages.insert(at.offset, page);
+        }
+        Self::start(of, pages, vec![0; CHUNKS as usize], Uuid::NIL)
+    }
+
+    fn start(of: usize, pages: BTreeMap<u64, Page>, data: Vec<u64>, pool: Uuid) -> Self {
+        let shared = Shared::new(&HostMemory, geometry(), HostLock::new(Joiners::new())).unwrap();
+        let info = StoreInfo {
+            pool,
+            store: store(of),
+            member: id(of),
+            layout: Layout::compute(1 << 40, geometry()).unwrap(),
+            limits: Limits {
+                logical_block: 512,
+                physical_block: 4096,
+                io_min: 4096,
+                io_opt: 0,
+                max_write_zeroes: 0,
+                features: Features::WRITE_CACHE,
+            },
+            log_extents: 2,
+        };
+        let member = Member::start(&HostMemory, info, &shared, &mut Disk(&pages)).unwrap();
+        let mut node = Self {
+            of,
+            pages,
+            data,
+            member,
+            shared,
+            serving: None,
+            sent: VecDeque::new(),
+            pulled: BTreeMap::new(),
+            reply: None,
+            now: Time(0),
+        };
+        node.event(Event::Started);
+        node
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        self.now = self.now.after(20_000_000);
+        let mut queue = Queue {
+            pages: &mut self.pages,
+            todo: VecDeque::new(),
+        };
+        self.member.event(self.now, event, &self.shared, &mut queue);
+        while let Some(todo) = queue.todo.pop_front() {
+            let event = match todo {
+                Todo::Event(Own::Meta) => Event::MetaDone(Ok(())),
+                Todo::Event(Own::Drained) => Event::Drained,
+                Todo::Event(Own::Flushed) => Event::Flushed(Ok(())),
+                Todo::Event(Own::Written(call, offset)) => {
+                    self.data[(offset / CHUNK) as usize] = self.pulled.remove(&call).unwrap();
+                    Event::PullWritten {
+                        call,
+                        result: Ok(()),
+                    }
+                }
+                Todo::Serve(serving) => {
+                    self.serving = serving;
+                    continue;
+                }
+                Todo::Send(call, to, header, wanted) => {
+                    self.sent.push_back((call, to, header, wanted));
+                    continue;
+                }
+                Todo::Reply(status, suspects, progress) => {
+                    self.reply = Some((status, suspects, progress));
+                    continue;
+                }
+            };
+            self.member.event(self.now, event, &self.shared, &mut queue);
+        }
+    }
+
+    fn control(&mut self, message: &Control) -> Status {
+        self.reply = None;
+        self.event(Event::Control {
+            call: 1,
+            message,
+            other_alive: false,
+        });
+        self.reply.as_ref().unwrap().0
+    }
+
+    fn target(&self) -> Target {
+        Target {
+            name: "pool".parse().unwrap(),
+            pool: self.member.report(&self.shared).pool,
+            store: store(self.of),
+            member: id(self.of),
+            incarnation: self.member.incarnation(),
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        self.member.progress(&self.shared)
+    }
+}
+
+struct World {
+    nodes: Vec<Node>,
+    config: Config,
+    seq: u64,
+    truth: Vec<u64>,
+}
+
+impl World {
+    fn new(count: usize) -> Self {
+        let nodes: Vec<Node> = (0..count).map(Node::new).collect();
+        let mut members = [None; MAX_MEMBERS];
+        for of in 0..count {
+            members[of] = Some(store(of));
+        }
+        let mut world = Self {
+            nodes,
+            config: Config {
+                generation: GENERATION,
+                epoch: Epoch(0),
+                in_sync: MemberSet::EMPTY,
+                catching_up: MemberSet::EMPTY,
+                members,
+                incarnations: [Incarnation::NONE; MAX_MEMBERS],
+                clean: false,
+                history: POOL,
+                forked_from: None,
+                quorum: Quorum::Off,
+                maintenance: MemberSet::EMPTY,
+            },
+            seq: 0,
+            truth: vec![0; CHUNKS as usize],
+        };
+        let all = (0..count).map(id).collect();
+        for of in 0..count {
+            world.promise(of);
+        }
+        assert_eq!(world.install(all, MemberSet::EMPTY, all), Status::Ok);
+        world
+    }
+
+    fn promise(&mut self, of: usize) {
+        let to = self.nodes[of].target();
+        let promise = Control::Promise {
+            to,
+            generation: GENERATION,
+            takeover: false,
+        };
+        assert_eq!(self.nodes[of].control(&promise), Status::Ok);
+    }
+
+    /// Installs on all receivers, those of `joins` with a new episode; stops at the first that refuses.
+    fn install(&mut self, in_sync: MemberSet, catching_up: MemberSet, joins: MemberSet) -> Status {
+        let mut config = self.config.clone();
+        config.epoch = Epoch(config.epoch.0 + 1);
+        config.in_sync = in_sync;
+        config.catching_up = catching_up;
+        for of in config.receivers() {
+            config.incarnations[of.index()] = self.nodes[of.index()].member.incarnation();
+        }
+        // A member that is promoted comes first: it may refuse.
+        let promoted = in_sync.intersection(self.config.catching_up);
+        let order = promoted
+            .iter()
+            .chain(config.receivers().minus(promoted).iter());
+        for of in order {
+            let node = &mut self.nodes[of.index()];
+            let mut to = node.target();
+            let assign = to.pool.is_nil();
+            to.pool = POOL;
+            let install = Control::Install {
+                to,
+                config: config.clone(),
+                assign,
+                joins: joins.contains(of),
+                discard: false,
+            };
+            let status = node.control(&install);
+            if !status.is_ok() {
+                return status;
+            }
+        }
+        self.config = config;
+        Status::Ok
+    }
+
+    /// A write that all receivers execute. The chunk's number is that of the write.
+    fn write(&mut self, chunk: u64) {
+        self.seq += 1;
+        for of in self.config.receivers() {
+            self.write_on(of.index(), chunk);
+        }
+        self.truth[chunk as usize] = self.seq;
+    }
+
+    fn write_on(&mut self, of: usize, chunk: u64) {
+        let node = &mut self.nodes[of];
+        let header = Header {
+            pool: POOL,
+            member: id(of),
+            incarnation: node.member.incarnation(),
+            generation: GENERATION,
+            epoch: self.config.epoch,
+            watermark: Seq(self.seq - 1),
+        };
+        let request = Request {
+            op: Op::Write,
+            flags: Flags::EMPTY,
+            seq: Seq(self.seq),
+            offset: chunk * CHUNK,
+            len: 4096,
+            data_offset: 0,
+        };
+        for _ in 0..10 {
+            let serving = node.serving.unwrap();
+            let verdict = node
+                .shared
+                .write(&serving, &header, &request, 1, |_| panic!("nobody joined"));
+            match verdict {
+                Verdict::Execute => {
+                    node.data[chunk as usize] = self.seq;
+                    node.shared
+                        .finish(Seq(self.seq), Status::Ok, |_: u64| panic!("nobody joined"));
+                    return;
+                }
+                Verdict::Wait => node.event(Event::Waiting),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("the write waits for ever");
+    }
+
+    /// Answers what a member asks others for, one thing; `false` if it asks for nothing.
+    fn answer(&mut self, of: usize) -> bool {
+        let Some((call, to, header, wanted)) = self.nodes[of].sent.pop_front() else {
+            self.nodes[of].event(Event::Timer);
+            return !self.nodes[of].sent.is_empty();
+        };
+        let runs = match &wanted {
+            Wanted::Clear(runs) => runs.clone(),
+            _ => Vec::new(),
+        };
+        let ask = match wanted {
+            Wanted::Dirty(of, page) => Ask::FetchDirty { of, page },
+            Wanted::Pull(offset, len) => Ask::Pull { offset, len },
+            Wanted::Clear(_) => Ask::Clear { runs: &runs },
+        };
+        let peer = Peer {
+            to: header,
+            from: id(of),
+            ask,
+        };
+        let source = &mut self.nodes[to];
+        match source.member.peer(&peer, &source.shared) {
+            Err(status) => self.nodes[of].event(Event::PeerReply {
+                call,
+                result: Err(status),
+            }),
+            Ok(PeerDo::Page { of: whose, page }) => {
+                let mut buffer = [0; REPLY_BYTES];
+                let words: Vec<u64> = source.shared.page(whose, page).collect();
+                let bytes = DirtyPage::encode::<Crc>(whose, page, words, &mut buffer).unwrap();
+                let page = DirtyPage::parse::<Crc>(bytes).unwrap();
+                self.nodes[of].event(Event::PeerReply {
+                    call,
+                    result: Ok(PeerAnswer::Page(page)),
+                });
+            }
+            Ok(PeerDo::Read { offset, .. }) => {
+                let value = source.data[(offset / CHUNK) as usize];
+                self.nodes[of].pulled.insert(call, value);
+                self.nodes[of].event(Event::PeerReply {
+                    call,
+                    result: Ok(PeerAnswer::Data),
+                });
+            }
+            Ok(PeerDo::Done) => self.nodes[of].event(Event::PeerReply {
+                call,
+                result: Ok(PeerAnswer::Done),
+            }),
+        }
+        true
+    }
+
+    /// The members but these.
+    fn others(&self, of: usize) -> MemberSet {
+        self.config.table().without(id(of))
+    }
+
+    fn ping(&mut self, of: usize) {
+        let node = &mut self.nodes[of];
+        let ping = Control::Ping {
+            to: node.target(),
+            generation: GENERATION,
+            epoch: self.config.epoch,
+            watermark: Seq(self.seq),
+        };
+        assert_eq!(node.control(&ping), Status::Ok);
+    }
+}
+
+#[test]
+fn an_outage_and_its_resync() {
+    let mut world = World::new(3);
+    for chunk in 0..CHUNKS {
+        world.write(chunk);
+    }
+    // Member 3 is away.
+    let rest = world.others(2);
+    assert_eq!(
+        world.install(rest, MemberSet::EMPTY, MemberSet::EMPTY),
+        Status::Ok
+    );
+    for chunk in (0..CHUNKS).step_by(3) {
+        world.write(chunk);
+    }
+    world.promise(2);
+    let back = MemberSet::only(id(2));
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    assert_eq!(world.nodes[2].progress(), Progress::Unknown);
+    let all = rest.with(id(2));
+    let nobody = MemberSet::EMPTY;
+    assert_eq!(world.install(all, nobody, nobody), Status::NotReady);
+    world.ping(2);
+    while world.answer(2) {}
+    assert_eq!(world.nodes[2].progress(), Progress::Ready);
+    assert_eq!(world.nodes[2].data, world.truth);
+    assert_eq!(world.install(all, nobody, nobody), Status::Ok);
+    for node in &world.nodes {
+        assert!((0..CHUNKS).all(|chunk| !node.shared.dirty(id(2), chunk)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Writes come between any two steps of the resync, the source restarts of the member too.
+    #[test]
+    fn writes_during_resync(
+        missed in prop::collection::vec(0..CHUNKS, 0..200),
+        steps in prop::collection::vec((0u32..4, 0..CHUNKS), 0..400),
+        restart: bool,
+    ) {
+        let mut world = World::new(3);
+        for chunk in 0..CHUNKS {
+            world.write(chunk);
+        }
+        let rest = world.others(2);
+        let (back, nobody) = (MemberSet::only(id(2)), MemberSet::EMPTY);
+        prop_assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+        for chunk in missed {
+            world.write(chunk);
+        }
+        if restart {
+            let old = world.nodes.pop().unwrap();
+            world.nodes.push(Node::start(2, old.pages, old.data, POOL));
+        }
+        world.promise(2);
+        prop_assert_eq!(world.install(rest, back, back), Status::Ok);
+        for (what, chunk) in steps {
+            match what {
+                0 => world.write(chunk),
+                1 => world.ping(2),
+                _ => {
+                    world.answer(2);
+                }
+            }
+        }
+        world.ping(2);
+        for _ in 0..10_000 {
+            if !world.answer(2) && world.nodes[2].progress() == Progress::Ready {
+                break;
+            }
+        }
+        prop_assert_eq!(world.nodes[2].progress(), Progress::Ready);
+        prop_assert_eq!(&world.nodes[2].data, &world.truth);
+        prop_assert_eq!(world.install(rest.with(id(2)), nobody, nobody), Status::Ok);
+    }
+}
