@@ -302,9 +302,9 @@ mod tests {
     use rmr_proto::Config;
     use rmr_proto::Epoch;
     use rmr_proto::Generation;
-    use rmr_proto::MemberSet;
     use rmr_proto::Geometry;
     use rmr_proto::Incarnation;
+    use rmr_proto::MemberSet;
     use rmr_proto::Quorum;
     use std::collections::BTreeMap;
 
