@@ -82,6 +82,8 @@ bugs! {
     // Storage side.
     /// 18: a page of which something may be missing is believed.
     TrustSuspicious,
+    /// After a crash the good copy of a record is overwritten before the other one is repaired.
+    RepairLast,
     /// 5: the chunks of the log are not dirty on absent members after a restart.
     ForgetLogOfAbsent,
     /// 14: a failed write or flush makes nothing suspect.

@@ -67,14 +67,43 @@ pub trait Reader {
     fn read(&mut self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result<(), Status>;
 }
 
-/// Where the records are, and the number of the next version of each.
+/// A record on disk.
+#[derive(Clone, Copy, Default)]
+struct Version {
+    /// Its number.
+    sequence: u64,
+    /// Only copy 0 is good and of this version: the next one is written to copy 1 first. Otherwise a power cut in the
+    /// middle of that could leave none.
+    second_first: bool,
+}
+
+impl Version {
+    /// As it was found.
+    fn found(sequence: u64, rewrite: Option<u16>) -> Self {
+        Self {
+            sequence,
+            second_first: rewrite == Some(1) && !on(Bug::RepairLast),
+        }
+    }
+
+    /// First and second of the places of both copies, in the order in which they are written.
+    fn order(&self, [copy0, copy1]: [Place; 2]) -> [Place; 2] {
+        if self.second_first {
+            [copy1, copy0]
+        } else {
+            [copy0, copy1]
+        }
+    }
+}
+
+/// Where the records are, and the version of each.
 pub(super) struct Records<M: Memory, C> {
     store: Uuid,
     layout: Layout,
-    epoch: u64,
-    log: [u64; LOG_PAGES],
+    epoch: Version,
+    log: [Version; LOG_PAGES],
     /// By member and page.
-    bitmaps: M::Array<u64>,
+    bitmaps: M::Array<Version>,
     pages: usize,
     crc: PhantomData<C>,
 }
@@ -87,9 +116,9 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         Ok(Self {
             store,
             layout,
-            epoch: 0,
-            log: [0; LOG_PAGES],
-            bitmaps: memory.array(all, |_| 0)?,
+            epoch: Version::default(),
+            log: [Version::default(); LOG_PAGES],
+            bitmaps: memory.array(all, |_| Version::default())?,
             pages,
             crc: PhantomData,
         })
@@ -104,7 +133,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         }
     }
 
-    fn sequence(&mut self, id: RecordId) -> Option<&mut u64> {
+    fn version(&mut self, id: RecordId) -> Option<&mut Version> {
         match id {
             RecordId::Epoch => Some(&mut self.epoch),
             RecordId::Log(page) => self.log.get_mut(page),
@@ -114,7 +143,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         }
     }
 
-    /// Makes the next version of a record: writes copy 0 into `page`, and returns its offset on the device.
+    /// Makes the next version of a record: writes one copy into `page`, and returns its offset on the device.
     pub(super) fn first(
         &mut self,
         id: RecordId,
@@ -124,10 +153,11 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         page: &mut [u8; RECORD_BYTES],
     ) -> Result<u64, RecordError> {
         let wrong = RecordError::Field("place");
-        let [at, _] = self.places(id).ok_or(wrong)?;
-        let sequence = self.sequence(id).ok_or(wrong)?;
-        *sequence = sequence.checked_add(1).ok_or(wrong)?;
-        let sequence = *sequence;
+        let places = self.places(id).ok_or(wrong)?;
+        let version = self.version(id).ok_or(wrong)?;
+        version.sequence = version.sequence.checked_add(1).ok_or(wrong)?;
+        let sequence = version.sequence;
+        let [at, _] = version.order(places);
         let store = self.store;
         match id {
             RecordId::Epoch => epoch.encode::<C>(store, sequence, at, page)?,
@@ -140,13 +170,18 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         Ok(at.offset)
     }
 
-    /// Makes copy 1 of the copy 0 in `page`, and returns its offset. The content is the same, whatever became dirty meanwhile.
+    /// Makes the other copy of the one in `page`, and returns its offset. The content is the same, whatever became dirty
+    /// meanwhile.
     pub(super) fn second(
-        &self,
+        &mut self,
         id: RecordId,
         page: &mut [u8; RECORD_BYTES],
     ) -> Result<u64, RecordError> {
-        let [from, to] = self.places(id).ok_or(RecordError::Field("place"))?;
+        let wrong = RecordError::Field("place");
+        let places = self.places(id).ok_or(wrong)?;
+        let version = self.version(id).ok_or(wrong)?;
+        let [from, to] = version.order(places);
+        version.second_first = false;
         relocate::<C>(from, to, page)?;
         Ok(to.offset)
     }
@@ -211,7 +246,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         let [copy0, copy1] = copies;
         let newest = EpochRecord::newest::<C>(self.store, places, [&copy0[..], &copy1[..]])
             .map_err(|why| StartError::Lost(RecordId::Epoch, why))?;
-        self.epoch = newest.sequence;
+        self.epoch = Version::found(newest.sequence, newest.rewrite);
         Ok(newest.record)
     }
 
@@ -238,8 +273,8 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
             log.touch(page);
         }
         log.found(page, newest.record.slots());
-        if let Some(sequence) = self.sequence(id) {
-            *sequence = newest.sequence;
+        if let Some(version) = self.version(id) {
+            *version = Version::found(newest.sequence, newest.rewrite);
         }
         Ok(())
     }
@@ -270,8 +305,8 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         if newest.rewrite.is_some() {
             bitmaps.touch_page(member, page);
         }
-        if let Some(sequence) = self.sequence(id) {
-            *sequence = newest.sequence;
+        if let Some(version) = self.version(id) {
+            *version = Version::found(newest.sequence, newest.rewrite);
         }
         Ok(())
     }
@@ -483,7 +518,7 @@ mod tests {
         let (log, bitmaps) = (Log::new(&HostMemory, 8).unwrap(), bitmaps());
         // Another content of the same version.
         let at = RecordId::Log(0);
-        records.log[0] -= 1;
+        records.log[0].sequence -= 1;
         let mut page = [0; RECORD_BYTES];
         let offset = records.first(at, &epoch(), &log, &bitmaps, &mut page);
         disk.0.insert(offset.unwrap(), page);
