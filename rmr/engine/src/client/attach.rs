@@ -177,7 +177,9 @@ impl<M: Memory> Coordinator<M> {
         true
     }
 
-    /// Another client has taken over: this one stops for good (R8). Not if that happened in another history.
+    /// Another client has taken over: this one stops for good (R8). Not if that happened in another history, nor if only
+    /// members that are no receivers say so: a client that reached just those cannot have started, for want of a
+    /// member in sync, or of a majority; then a higher generation is enough.
     fn is_fenced(&self) -> bool {
         let Some(config) = &self.config else {
             return false;
@@ -185,7 +187,8 @@ impl<M: Memory> Coordinator<M> {
         self.peers
             .iter()
             .filter_map(|peer| peer.report.as_ref())
-            .any(|report| self.is_fenced_by(report, config))
+            .filter(|report| config.receivers().contains(report.member))
+            .any(|report| self.is_promised_away(report, config))
             && !on(Bug::IgnoreFence)
     }
 

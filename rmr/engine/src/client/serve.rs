@@ -12,7 +12,6 @@ use super::peer::Found;
 use super::peer::Step;
 use super::Failure;
 use super::Refusal;
-use super::State;
 use crate::memory::Memory;
 use crate::planted::on;
 use crate::planted::Bug;
@@ -238,8 +237,8 @@ impl<M: Memory> Coordinator<M> {
         }
     }
 
-    /// Whether a report shows that another client took over, in this history.
-    pub(super) fn is_fenced_by(&self, report: &MemberReport, config: &Config) -> bool {
+    /// Whether a member has promised another client, in this history, a generation that is not lower.
+    pub(super) fn is_promised_away(&self, report: &MemberReport, config: &Config) -> bool {
         let ours = self.generation;
         let in_table = config.store(report.member) == Some(report.store);
         let same_history = report
@@ -265,7 +264,7 @@ impl<M: Memory> Coordinator<M> {
         match self.joining(id) {
             Ok(()) => {}
             Err(Some(refusal)) => return self.refuse(id, refusal, turn),
-            Err(None) => return self.fail(State::Fenced, turn),
+            Err(None) => return self.renew(id, turn),
         }
         let generation = self.generation;
         let message = self.own_target(id).map(|to| Control::Promise {
@@ -293,7 +292,7 @@ impl<M: Memory> Coordinator<M> {
         if let Err(refusal) = self.joining(id) {
             return match refusal {
                 Some(refusal) => self.refuse(id, refusal, turn),
-                None => self.fail(State::Fenced, turn),
+                None => self.renew(id, turn),
             };
         }
         let never = self
@@ -314,7 +313,15 @@ impl<M: Memory> Coordinator<M> {
         }
     }
 
-    /// Whether a member can be taken back, as it reported; `None`: this client is fenced.
+    /// A member has promised a client that did not get far. It can promise this one only a higher generation.
+    fn renew(&mut self, id: MemberId, turn: &mut Turn<'_, M>) {
+        self.not_yet(id, turn);
+        if matches!(self.phase, Phase::Serving) && !self.leave {
+            self.suspend(turn);
+        }
+    }
+
+    /// Whether a member can be taken back, as it reported; `None`: it has promised another client.
     fn joining(&self, id: MemberId) -> Result<(), Option<Refusal>> {
         let (Some(config), Some(peer)) = (&self.config, self.peers.get(id.index())) else {
             return Err(Some(Refusal::NotNow));
@@ -322,7 +329,7 @@ impl<M: Memory> Coordinator<M> {
         let Some(report) = &peer.report else {
             return Err(Some(Refusal::NotNow));
         };
-        if self.is_fenced_by(report, config) && !on(Bug::IgnoreFence) {
+        if self.is_promised_away(report, config) {
             return Err(None);
         }
         let candidate = Candidate {
