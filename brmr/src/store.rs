@@ -430,17 +430,22 @@ impl Current<Superblock> {
             sequence: newest.sequence,
             record: newest.record,
         };
-        if newest.rewrite.is_some() {
-            current.write(device)?;
+        if let Some(bad) = newest.rewrite {
+            current.write_from(device, bad)?;
         }
         Ok(current)
     }
 
     /// Writes both copies, one after the other, as the next version.
     fn write(&mut self, device: &BlockDevice) -> Result {
+        self.write_from(device, 0)
+    }
+
+    /// The same, beginning with copy `first`: a bad one, so that a good one is left whatever happens.
+    fn write_from(&mut self, device: &BlockDevice, first: u16) -> Result {
         let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         self.sequence = self.sequence.checked_add(1).ok_or(EOVERFLOW)?;
-        for copy in 0..2 {
+        for copy in [first, 1 - first] {
             let place = self
                 .record
                 .encode::<KernelCrc>(self.sequence, copy, &mut buf)
@@ -457,14 +462,14 @@ impl Current<EpochRecord> {
         let [first, second] = layout.epoch();
         let copy0 = read_record(device, first)?;
         let copy1 = read_record(device, second)?;
-        let (mut current, rewrite) = Self::pick(&copy0[..], &copy1[..], path, layout, store)?;
-        if rewrite {
-            current.write(device, layout, store)?;
+        let (mut current, bad) = Self::pick(&copy0[..], &copy1[..], path, layout, store)?;
+        if let Some(bad) = bad {
+            current.write_from(device, layout, store, bad)?;
         }
         Ok(current)
     }
 
-    /// The newest of two copies, and whether the other one is to be written again.
+    /// The newest of two copies, and the other one if it is to be written again.
     #[inline(never)]
     fn pick(
         copy0: &[u8],
@@ -472,7 +477,7 @@ impl Current<EpochRecord> {
         path: &str,
         layout: &Layout,
         store: Uuid,
-    ) -> Result<(KBox<Self>, bool)> {
+    ) -> Result<(KBox<Self>, Option<u16>)> {
         let copies = [copy0, copy1];
         let newest = EpochRecord::newest::<KernelCrc>(store, layout.epoch(), copies);
         let newest = newest.map_err(|error| {
@@ -483,19 +488,37 @@ impl Current<EpochRecord> {
                 error
             )
         })?;
-        let rewrite = newest.rewrite.is_some();
+        let bad = newest.rewrite;
         let current = Self {
             sequence: newest.sequence,
             record: newest.record,
         };
-        Ok((KBox::new(current, GFP_KERNEL)?, rewrite))
+        Ok((KBox::new(current, GFP_KERNEL)?, bad))
     }
 
-    #[inline(never)]
+    /// Writes both copies, one after the other, as the next version.
     fn write(&mut self, device: &BlockDevice, layout: &Layout, store: Uuid) -> Result {
+        self.write_from(device, layout, store, 0)
+    }
+
+    /// The same, beginning with copy `first`: a bad one, so that a good one is left whatever happens.
+    #[inline(never)]
+    fn write_from(
+        &mut self,
+        device: &BlockDevice,
+        layout: &Layout,
+        store: Uuid,
+        first: u16,
+    ) -> Result {
         let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         self.sequence = self.sequence.checked_add(1).ok_or(EOVERFLOW)?;
-        for place in layout.epoch() {
+        let [copy0, copy1] = layout.epoch();
+        let order = if first == 0 {
+            [copy0, copy1]
+        } else {
+            [copy1, copy0]
+        };
+        for place in order {
             self.record
                 .encode::<KernelCrc>(store, self.sequence, place, &mut buf)
                 .map_err(|_| EINVAL)?;
