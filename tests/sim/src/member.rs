@@ -134,7 +134,7 @@ impl For {
 #[derive(Debug)]
 enum Todo {
     Started,
-    Control(Option<u64>, Control),
+    Control(Option<u64>, Box<Control>),
     Merge(Option<u64>, Vec<u8>),
     MetaDone(Result<(), Status>),
     Drained,
@@ -549,6 +549,7 @@ impl Node {
         for (sector, value) in self.device.disk.values() {
             env.observer.wrote(self.member, sector, value);
         }
+        env.observer.rolled_back(self.member);
         self.look_at_disk();
     }
 
@@ -688,8 +689,10 @@ impl Node {
         };
         if !engine.started {
             engine.started = true;
-            env.observer.restarted(self.member, record.incarnation.0);
-        } else if record
+            env.observer.started(self.member, &record);
+            return;
+        }
+        if record
             .installed
             .as_ref()
             .and_then(|config| config.store(self.id))
@@ -715,7 +718,7 @@ impl Node {
         match Message::parse::<Crc>(&packet.bytes) {
             Ok(Message::Io(batch)) => self.io(env, call, &batch, &packet.data),
             Ok(Message::Control(control)) => {
-                self.todo.push_back(Todo::Control(call, control));
+                self.todo.push_back(Todo::Control(call, Box::new(control)));
             }
             Ok(Message::Merge(_)) => {
                 self.todo.push_back(Todo::Merge(call, packet.bytes.clone()));
@@ -1077,7 +1080,10 @@ impl Node {
                     env.line(&self.host, format_args!("{kind:?}: {status:?}"));
                 }
                 let now = env.now();
-                if let (Kind::Promise, Status::Ok, Some(promised)) = (kind, status, promised) {
+                let own = self.aside.is_none();
+                if let (Kind::Promise, Status::Ok, Some(promised), true) =
+                    (kind, status, promised, own)
+                {
                     env.observer.promised(now, self.member, promised);
                 }
                 let answer = Answer {

@@ -40,6 +40,9 @@ use std::collections::BTreeMap;
 /// After healing, so long at most until all members are in sync: the longest pause before a rejoin is a minute.
 const HEAL: Nanos = 150 * SECOND;
 
+/// Openings in a run are fewer: the names of one in the history are that far apart.
+const NAMES: u32 = 1 << 16;
+
 /// Generation and number of a configuration.
 type Name = (u64, u64, u64);
 
@@ -68,6 +71,8 @@ pub struct Observer {
     violations: Vec<Violation>,
     /// The opening of a device by the nonce of its generations.
     openings: BTreeMap<u64, u32>,
+    /// What an opening is called in the history, and whether it asked anything under that name.
+    names: BTreeMap<u32, (u32, bool)>,
     configs: BTreeMap<Name, Known>,
     last: BTreeMap<u8, Last>,
     attached: Vec<(u64, u64)>,
@@ -108,6 +113,7 @@ impl Observer {
             cost: Cost::new(),
             violations: Vec::new(),
             openings: BTreeMap::new(),
+            names: BTreeMap::new(),
             configs: BTreeMap::new(),
             last: BTreeMap::new(),
             attached: Vec::new(),
@@ -142,6 +148,17 @@ impl Observer {
 
     // Clients.
 
+    /// The name of an opening in the history. It has another one after each attach that it did not make use of: who
+    /// has not served yet lost a race, was not replaced, and may try again.
+    fn name(&mut self, opening: u32, attaches: bool, asks: bool) -> u32 {
+        let (name, used) = self.names.entry(opening).or_insert((opening, false));
+        if attaches && !*used {
+            *name += NAMES;
+        }
+        *used |= asks;
+        *name
+    }
+
     /// An opening of the device uses this nonce.
     pub fn opening(&mut self, opening: u32, nonce: u64) {
         self.openings.insert(nonce, opening);
@@ -165,10 +182,11 @@ impl Observer {
                 }
             }
         };
+        let client = self.name(opening, false, true);
         self.history.push(Event::Invoke {
             t: now,
             op: request.op,
-            client: opening,
+            client,
             what,
         });
         self.liveness.invoked(now, request.op);
@@ -177,12 +195,15 @@ impl Observer {
 
     /// It is answered.
     pub fn answered(&mut self, now: Nanos, op: u64, outcome: Outcome) {
-        let Some((_, request)) = self.open.remove(&op) else {
+        let Some((opening, request)) = self.open.remove(&op) else {
             return;
         };
+        // What a client hears after another one took over took effect before: the attach decided what it is worth.
+        let rules = self.ruler().and_then(|nonce| self.openings.get(&nonce)) == Some(&opening);
         if request.is_write() {
             match outcome {
-                Outcome::Ok(_) => self.disks.completed(op),
+                Outcome::Ok(_) if rules => self.disks.completed(op),
+                Outcome::Ok(_) => self.disks.failed(op),
                 Outcome::Error | Outcome::Unknown => self.disks.failed(op),
             }
         }
@@ -201,10 +222,8 @@ impl Observer {
 
     /// An opening is over: its host crashed, or the device was closed.
     pub fn gone(&mut self, now: Nanos, opening: u32) {
-        self.history.push(Event::Gone {
-            t: now,
-            client: opening,
-        });
+        let client = self.name(opening, false, false);
+        self.history.push(Event::Gone { t: now, client });
         let ops: Vec<u64> = self
             .open
             .iter()
@@ -257,6 +276,13 @@ impl Observer {
         self.compare = true;
     }
 
+    /// A member has an older state of its disk: it knows nothing of what it promised and installed since (R19).
+    pub fn rolled_back(&mut self, member: u8) {
+        self.execution.replaced(member);
+        self.last.remove(&member);
+        self.compare = true;
+    }
+
     /// What a member's disk returns has changed.
     pub fn wrote(&mut self, member: u8, sector: u64, value: u64) {
         self.disks.wrote(member, sector, value);
@@ -280,6 +306,16 @@ impl Observer {
             .promised(now, member, (generation.number, generation.nonce));
         self.note(result);
         self.compare = true;
+    }
+
+    /// A member has persisted the epoch record of a new run: what was installed before is not installed now.
+    pub fn started(&mut self, member: u8, record: &EpochRecord) {
+        let installed = record.installed.as_ref().map(|config| {
+            let generation = config.generation;
+            (generation.number, generation.nonce, config.epoch.0)
+        });
+        self.last.entry(member).or_default().installed = installed;
+        self.restarted(member, record.incarnation.0);
     }
 
     /// A member has persisted an epoch record, all copies of it.
@@ -344,7 +380,8 @@ impl Observer {
         } else {
             self.attached.push(generation);
             self.disks.attached(in_sync);
-            let client = self.openings.get(&name.1).copied().unwrap_or(0);
+            let opening = self.openings.get(&name.1).copied().unwrap_or(0);
+            let client = self.name(opening, true, false);
             self.history.push(Event::Attached {
                 t: now,
                 client,
