@@ -146,6 +146,8 @@ bugs! {
     ProveInSpiteOfMerge,
     /// 10: a chunk is pulled although its last writes may be missing on the source.
     PullRecent,
+    /// 14: a member goes on after a failed flush.
+    SurviveFailedFlush,
     /// What was pulled is clean before it is stable.
     ProveUnflushed,
 }

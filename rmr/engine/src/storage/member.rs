@@ -10,7 +10,8 @@
 //! ```
 //!
 //! So lists are durable before the configuration that needs them, and suspects are forgotten after the one that
-//! carries them. Metadata that cannot be written ends the member: nobody knows what its disk says.
+//! carries them. Metadata that cannot be written ends the member: nobody knows what its disk says. A flush that fails
+//! ends it, too: what the client counts on may be gone, and the next incarnation tells so.
 //!
 //! Not here: IO requests ([`Shared`]), pulling ([`Resync`]), which records there are ([`Records`]).
 
@@ -148,6 +149,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared: &Shared<M, J>,
         out: &mut impl Out,
     ) {
+        if self.life != Life::Dead && shared.flush_has_failed() {
+            // As after a loss of power: whoever counts on what it acknowledged must learn of it by its incarnation.
+            self.die(Status::Io, out);
+        }
         if self.life == Life::Dead {
             return self.answer_dead(&event, out);
         }
@@ -766,17 +771,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if status.is_ok() {
             return;
         }
-        match self.plan.as_ref().map(|plan| plan.goal) {
-            // What was pulled may be gone, with writes the client counts on.
-            Some(Goal::Prove) => self.die(status, out),
-            // Nothing leaves the log any more.
-            Some(Goal::Log) | None => {}
-            Some(_) => {
-                if let Some(plan) = self.plan.take() {
-                    self.next.clone_from(&self.record);
-                    self.end(&plan, status, shared, out);
-                }
-            }
+        // What was not stable may be gone, with writes the client counts on.
+        if !on(Bug::SurviveFailedFlush) {
+            self.die(status, out);
         }
     }
 

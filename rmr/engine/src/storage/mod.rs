@@ -110,7 +110,7 @@ pub enum Event<'a> {
     },
     /// A write has to wait ([`Verdict::Wait`]).
     Waiting,
-    /// The watermark may have moved. Never needed, but helps.
+    /// The watermark may have moved, or a flush failed. Never needed for the former, but helps.
     Heard,
     /// The time of the last [`Action::Timer`] has come.
     Timer,
@@ -197,7 +197,7 @@ pub enum Action<'a> {
     LogFull,
     /// Send [`Event::Timer`] then, instead of any time said before.
     Timer(Time),
-    /// The member serves nobody any more: metadata could not be written. Start it again.
+    /// The member serves nobody any more: metadata could not be written, or the store not flushed. Start it again.
     Failed(Status),
 }
 

@@ -231,6 +231,11 @@ impl<M: Memory, J> Shared<M, J> {
         (writes || self.flush_failed.load() != 0) && !on(Bug::ForgetFailures)
     }
 
+    /// Whether a flush failed: anything that was not stable may be gone.
+    pub(super) fn flush_has_failed(&self) -> bool {
+        self.flush_failed.load() != 0 && !on(Bug::SurviveFailedFlush)
+    }
+
     pub(super) fn recent(&self) -> &Recent<M> {
         &self.recent
     }
