@@ -24,8 +24,9 @@
 //! | [`time`], [`memory`] | both | what the caller provides: moments, memory |
 //! | [`planted`] | both | bugs to be found by the simulator; never in a kernel |
 //!
-//! Not here: epochs that drop or add members, dirty bitmaps, the activity log, resync. Until they are, a write
-//! that not every receiver takes fails the volume.
+//! [`client`] and [`storage`] are the whole engine, and what the simulator runs. The kernel modules still run
+//! [`attach`], [`retry`] and [`member`] in their place, which know neither epochs that drop or add members nor resync:
+//! there a write that not every receiver takes fails the volume.
 
 #![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
