@@ -74,7 +74,7 @@ fn id(number: u32) -> MemberId {
 /// What a member is asked.
 #[derive(Clone, Debug)]
 enum Ask {
-    Control(Control),
+    Control(Box<Control>),
     Merge(Target, Generation, Vec<Mark>),
     Io(Header, Sending, u64, u64),
 }
@@ -554,7 +554,7 @@ impl Out for Net {
         match action {
             Action::Send { call, to, message } => {
                 let ask = match message {
-                    Message::Control(control) => Ask::Control(control.clone()),
+                    Message::Control(control) => Ask::Control(Box::new(control.clone())),
                     Message::Merge(merge) => {
                         Ask::Merge(merge.to, merge.generation, merge.marks.to_vec())
                     }

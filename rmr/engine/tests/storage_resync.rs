@@ -299,8 +299,8 @@ impl World {
     fn new(count: usize) -> Self {
         let nodes: Vec<Node> = (0..count).map(Node::new).collect();
         let mut members = [None; MAX_MEMBERS];
-        for of in 0..count {
-            members[of] = Some(store(of));
+        for (of, place) in members.iter_mut().take(count).enumerate() {
+            *place = Some(store(of));
         }
         let mut world = Self {
             nodes,

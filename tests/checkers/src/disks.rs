@@ -192,6 +192,26 @@ impl Disks {
         }
     }
 
+    /// As [`Disks::installing`], of the first configuration of a generation: what its in-sync members hold may be the
+    /// content from now on.
+    ///
+    /// They may have lost what was completed and not stable, and from this moment on do not call it suspect any more:
+    /// the others have been told. Whether they may have lost it is for `history` to say. If this attach never
+    /// completes, the next one decides anew.
+    pub fn attaching(&mut self, in_sync: u32) {
+        self.installing(in_sync);
+        for sector in self.known_sectors() {
+            for member in members(in_sync & self.table) {
+                let value = self.value(member, sector);
+                let state = self.sectors.entry(sector).or_default();
+                if state.candidates().all(|candidate| candidate != value) {
+                    state.open.push((u64::MAX, value));
+                    self.changed(sector);
+                }
+            }
+        }
+    }
+
     /// A configuration with this in-sync set is complete.
     pub fn configured(&mut self, in_sync: u32) {
         self.in_sync = in_sync;

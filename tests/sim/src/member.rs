@@ -336,7 +336,9 @@ impl Node {
         let Some(of) = MemberId::new(of.into()) else {
             return false;
         };
-        if of == self.id && (self.lost || self.stale || !self.image.readable) {
+        // A disk that is gone, is of the past or cannot be read is neither a copy nor a keeper of marks, until the pool
+        // takes its store; that others are left is seen to when a disk is taken away.
+        if self.lost || self.stale || !self.image.readable {
             return true;
         }
         match self.engine() {

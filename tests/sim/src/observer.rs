@@ -352,8 +352,11 @@ impl Observer {
         let enough =
             config.quorum == Quorum::Off || known.persisted.count_ones() * 2 > config.table().len();
         if known.complete || receivers & !known.persisted != 0 || !enough {
-            if !known.complete {
-                self.disks.installing(config.in_sync.bits());
+            let in_sync = config.in_sync.bits();
+            if !known.complete && self.attached.contains(&(name.0, name.1)) {
+                self.disks.installing(in_sync);
+            } else if !known.complete {
+                self.disks.attaching(in_sync);
             }
             return;
         }

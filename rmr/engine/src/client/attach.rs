@@ -12,6 +12,7 @@ use super::coordinator::Turn;
 use super::decide::decide;
 use super::decide::Candidate;
 use super::decide::Decision;
+use super::decide::Open;
 use super::decide::Request;
 use super::flights::Onward;
 use super::flights::View;
@@ -74,6 +75,7 @@ impl<M: Memory> Coordinator<M> {
     pub(super) fn suspend(&mut self, turn: &mut Turn<'_, M>) {
         turn.data.shut(true);
         self.all_stable = turn.data.all_stable();
+        self.unflushed = MemberSet::EMPTY;
         self.close_all(turn);
         self.dropping = MemberSet::EMPTY;
         self.next = None;
@@ -228,7 +230,11 @@ impl<M: Memory> Coordinator<M> {
                 equal: options.equal,
                 history: self.random.history,
                 quorum: options.quorum,
-                open: self.config.as_ref().map(|config| (config, self.all_stable)),
+                open: self.config.as_ref().map(|config| Open {
+                    config,
+                    stable: self.all_stable,
+                    unflushed: self.unflushed,
+                }),
                 force: self.force,
             },
         )

@@ -135,6 +135,8 @@ pub struct Coordinator<M: Memory> {
     pub(super) parts: MemberSet,
     /// When IO was suspended, all that was acknowledged was stable.
     pub(super) all_stable: bool,
+    /// Members that failed to flush since: what their caches held may be gone.
+    pub(super) unflushed: MemberSet,
     pub(super) refusal: Option<Refusal>,
     pub(super) leave: bool,
     pub(super) admin: Option<Pending>,
@@ -182,6 +184,7 @@ impl<M: Memory> Coordinator<M> {
             source: None,
             parts: MemberSet::EMPTY,
             all_stable: false,
+            unflushed: MemberSet::EMPTY,
             refusal: None,
             leave: false,
             admin: None,
@@ -535,6 +538,9 @@ impl<M: Memory> Coordinator<M> {
                 match (self.phase, status) {
                     (Phase::Promising, Status::StaleGeneration | Status::Fenced) => {
                         self.refusal = Some(Refusal::Busy);
+                    }
+                    (Phase::Installing, Status::Io | Status::Medium | Status::NoSpace) => {
+                        self.unflushed = self.unflushed.with(id);
                     }
                     (Phase::Change(_), Status::NotReady | Status::Busy) => self.not_ready = true,
                     (Phase::Promising, Status::InUse) => self.refusal = Some(Refusal::InUse(id)),

@@ -102,10 +102,21 @@ pub struct Request<'a> {
     pub history: Uuid,
     /// Its quorum.
     pub quorum: Quorum,
-    /// The device is open: the last complete configuration, and whether all that was acknowledged is stable.
-    pub open: Option<(&'a Config, bool)>,
+    /// The device is open.
+    pub open: Option<Open<'a>>,
     /// The administrator gives up what these may have, and begins this history.
     pub force: Option<(MemberSet, Uuid)>,
+}
+
+/// What a client knows that has the device open.
+#[derive(Clone, Copy)]
+pub struct Open<'a> {
+    /// The last complete configuration.
+    pub config: &'a Config,
+    /// All that was acknowledged is stable.
+    pub stable: bool,
+    /// Members that failed to flush since: what their caches held may be gone, as after a restart.
+    pub unflushed: MemberSet,
 }
 
 /// How to start.
@@ -257,10 +268,10 @@ fn next_config<'a>(
     request: &Request<'_>,
     last: &Config,
 ) -> Result<Decision, Refusal> {
-    if let Some((own, _)) = request.open {
+    if let Some(own) = &request.open {
         // What this client completed must not be forgotten by all who are here.
-        if key(last) < key(own) {
-            return Err(Refusal::Missing(own.in_sync));
+        if key(last) < key(own.config) {
+            return Err(Refusal::Missing(own.config.in_sync));
         }
     }
     let used = candidates
@@ -314,10 +325,10 @@ fn next_config<'a>(
         }
     };
     let right = match request.open {
-        Some((own, stable)) if request.force.is_none() => {
-            let right = members(good.clone().filter(|c| kept_all(c.report, own, stable)))
+        Some(own) if request.force.is_none() => {
+            let right = members(good.clone().filter(|c| kept_all(c.report, &own)))
                 .intersection(possible)
-                .intersection(own.in_sync);
+                .intersection(own.config.in_sync);
             if right.is_empty() && !missing.is_empty() {
                 return Err(Refusal::Missing(missing));
             }
@@ -391,10 +402,12 @@ fn next_config<'a>(
 }
 
 /// Whether a member holds all that this client acknowledged: it has not restarted since, or nothing can have been lost.
-fn kept_all(report: &MemberReport, own: &Config, stable: bool) -> bool {
-    report.incarnation == own.incarnation(report.member)
+fn kept_all(report: &MemberReport, own: &Open<'_>) -> bool {
+    let id = report.member;
+    let same_run = report.incarnation == own.config.incarnation(id);
+    (same_run && !own.unflushed.contains(id))
         || !report.limits.features.contains(Features::WRITE_CACHE)
-        || stable
+        || own.stable
         || on(Bug::ResumeFromRestarted)
 }
 

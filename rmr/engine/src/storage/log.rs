@@ -37,7 +37,7 @@ impl<M: Memory> Extents<M> {
         let extents = usize::try_from(extents).map_err(|_| NoMemory)?;
         Ok(Self {
             words: memory.array(extents, |_| AtomicU64::new(0))?,
-            wanted: [const { AtomicU64::new(0) }; MAX_WANTED],
+            wanted: core::array::from_fn(|_| AtomicU64::new(0)),
         })
     }
 

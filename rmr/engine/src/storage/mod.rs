@@ -4,12 +4,12 @@
 //!
 //! | module | decides |
 //! | --- | --- |
-//! | [`shared`] | on the IO path: may a request be executed, what is remembered of it before |
-//! | [`member`] | everything else: promises, installations, reports, admission of other members |
-//! | [`plan`] | the stages of a change |
-//! | [`resync`] | what is fetched and pulled when |
-//! | [`records`] | what is read at a start, and how a record is written |
-//! | [`bitmap`], [`log`], [`recent`], [`pulls`] | dirty chunks, hot extents, writes above the watermark, pulls under way |
+//! | `shared` | on the IO path: may a request be executed, what is remembered of it before |
+//! | `member` | everything else: promises, installations, reports, admission of other members |
+//! | `plan` | the stages of a change |
+//! | `resync` | what is fetched and pulled when |
+//! | `records` | what is read at a start, and how a record is written |
+//! | `bitmap`, `log`, `recent`, `pulls` | dirty chunks, hot extents, writes above the watermark, pulls under way |
 //!
 //! What is shared by all CPUs ([`Shared`]) and the exceptional part ([`Member`]) are two things: the caller gives the
 //! one to each call of the other.

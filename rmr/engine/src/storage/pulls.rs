@@ -27,7 +27,7 @@ pub(super) struct Pulls([AtomicU64; MAX_PULLS]);
 
 impl Pulls {
     pub(super) fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; MAX_PULLS])
+        Self(core::array::from_fn(|_| AtomicU64::new(0)))
     }
 
     /// A write to `chunks` begins. `false`: it must wait.
