@@ -57,6 +57,8 @@ bugs! {
     NoMajority,
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync,
+    /// A pool of the same name is taken for the right one.
+    TakeAnyPool,
     /// 18: a store known to be rolled back is taken.
     AcceptRolledBack,
     /// 16: a store of another history is overwritten.

@@ -274,6 +274,7 @@ impl World {
         let members = self.shell.members.keys().copied().collect();
         let options = Options {
             name: PoolName::new(b"pool").unwrap(),
+            pool: Uuid::NIL,
             members,
             equal: true,
             quorum,
@@ -707,4 +708,33 @@ fn a_join_waits_for_what_is_in_flight() {
     assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
     world.run(SECOND);
     assert_eq!(world.config().receivers(), set(&[1, 2]));
+}
+
+#[test]
+fn another_pool_of_the_same_name() {
+    let mut world = World::attach(2, Quorum::Off);
+    let mut other = World::attach(1, Quorum::Off);
+    let foreign = &mut other.member(1).report;
+    foreign.pool = Uuid([101; 16]);
+    foreign.promised.number = 1000;
+    let installed = foreign.installed.as_mut().unwrap();
+    installed.generation.number = 1000;
+    let mut next = World::new(2);
+    next.shell.members = std::mem::take(&mut world.shell.members);
+    let own = next.shell.members.remove(&id(1)).unwrap();
+    next.shell.members.append(&mut other.shell.members);
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    next.run(SECOND);
+    assert!(matches!(next.coordinator.refusal(), Some(Refusal::Pool(_))));
+    // Nor if it is alone: its table is another one.
+    next.cut(2);
+    next.run(SECOND);
+    assert_eq!(next.coordinator.refusal(), Some(Refusal::NotMember(id(2))));
+    assert_eq!(next.coordinator.state(), State::Attaching);
+    next.shell.members.insert(id(1), own);
+    next.member(2).up = true;
+    next.event(Event::LinkUp(id(2)));
+    next.run(SECOND);
+    assert_eq!(next.coordinator.state(), State::Serving);
 }

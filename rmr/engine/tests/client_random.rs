@@ -672,6 +672,7 @@ impl World {
         let nonce = u64::from(self.net.client);
         let options = Options {
             name: PoolName::new(b"pool").unwrap(),
+            pool: Uuid::NIL,
             members: self.members.keys().copied().collect(),
             equal: true,
             quorum: self.quorum,

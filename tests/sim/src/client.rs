@@ -185,14 +185,22 @@ impl Client {
         })
     }
 
-    /// Attaches to the pool of these members.
-    pub fn open(&mut self, env: &mut Env, workload: &mut Workload, members: &[u8], takeover: bool) {
+    /// Attaches to the pool of these members; `pool` is nil if nobody knows its UUID yet.
+    pub fn open(
+        &mut self,
+        env: &mut Env,
+        workload: &mut Workload,
+        pool: Uuid,
+        members: &[u8],
+        takeover: bool,
+    ) {
         let Some(name) = store::name() else { return };
         let nonce = env.uuids.any();
         env.observer.opening(self.opening, nonce);
         env.line(&self.host, format_args!("opens, takeover: {takeover}"));
         let options = Options {
             name,
+            pool,
             members: members
                 .iter()
                 .filter_map(|&member| MemberId::new(member.into()))

@@ -46,23 +46,29 @@ use rmr_proto::Ask;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::DirtyPage;
+use rmr_proto::Epoch;
 use rmr_proto::EpochRecord;
 use rmr_proto::Features;
+use rmr_proto::Generation;
 use rmr_proto::Geometry;
 use rmr_proto::Header;
+use rmr_proto::Incarnation;
 use rmr_proto::Kind;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
 use rmr_proto::Message;
 use rmr_proto::Op;
 use rmr_proto::Peer;
+use rmr_proto::Quorum;
 use rmr_proto::Reply;
 use rmr_proto::Request;
 use rmr_proto::Status;
 use rmr_proto::StoreState;
 use rmr_proto::Superblock;
 use rmr_proto::Uuid;
+use rmr_proto::MAX_MEMBERS;
 use rmr_proto::MAX_PEER_BYTES;
 use rmr_proto::RECORD_BYTES;
 use rmr_proto::REPLY_BYTES;
@@ -229,16 +235,48 @@ struct Running {
 }
 
 /// A disk with a new store.
-fn new_device(
-    env: &mut Env,
-    layout: &Layout,
-    id: MemberId,
-    volatile: bool,
-    pool: Uuid,
-) -> Option<Device> {
+fn new_device(env: &mut Env, layout: &Layout, id: MemberId, volatile: bool) -> Option<Device> {
     let mut disk = Disk::new(volatile);
     let uuid = Uuid::from_random(env.uuids.bytes());
-    store::create(&mut disk, layout, uuid, pool, id).ok()?;
+    let epoch = EpochRecord::default();
+    store::create(&mut disk, layout, uuid, Uuid::NIL, id, &epoch).ok()?;
+    Some(Device::new(disk, uuid, Uuid::NIL))
+}
+
+/// A disk that was the last member in sync of another pool.
+fn foreign_device(env: &mut Env, layout: &Layout, id: MemberId, volatile: bool) -> Option<Device> {
+    let mut disk = Disk::new(volatile);
+    let (uuid, pool) = (
+        Uuid::from_random(env.uuids.bytes()),
+        Uuid::from_random(env.uuids.bytes()),
+    );
+    let generation = Generation {
+        number: env.uuids.scaled(1, 1000),
+        nonce: env.uuids.any(),
+    };
+    let incarnation = Incarnation(env.uuids.scaled(1, 1000));
+    let mut config = Config {
+        generation,
+        epoch: Epoch(env.uuids.scaled(1, 1000)),
+        in_sync: MemberSet::only(id),
+        catching_up: MemberSet::EMPTY,
+        members: [None; MAX_MEMBERS],
+        incarnations: [Incarnation::NONE; MAX_MEMBERS],
+        clean: env.uuids.chance(1, 2),
+        history: Uuid::from_random(env.uuids.bytes()),
+        forked_from: None,
+        quorum: Quorum::Off,
+        maintenance: MemberSet::EMPTY,
+    };
+    *config.members.get_mut(id.index())? = Some(uuid);
+    *config.incarnations.get_mut(id.index())? = incarnation;
+    let epoch = EpochRecord {
+        incarnation,
+        promised: generation,
+        installed: Some(config),
+        ..EpochRecord::default()
+    };
+    store::create(&mut disk, layout, uuid, pool, id, &epoch).ok()?;
     Some(Device::new(disk, uuid, pool))
 }
 
@@ -285,7 +323,7 @@ impl Node {
         let geometry = Geometry::new(env.plan.size, env.plan.chunk_shift).ok()?;
         let layout = store::layout(geometry)?;
         let volatile = env.plan.volatile.get(usize::from(member)).copied();
-        let device = new_device(env, &layout, id, volatile.unwrap_or(true), Uuid::NIL)?;
+        let device = new_device(env, &layout, id, volatile.unwrap_or(true))?;
         let image = Image::read(&device.disk, &layout, device.store);
         Some(Node {
             member,
@@ -453,6 +491,11 @@ impl Node {
         self.device.store
     }
 
+    /// UUID of its pool, if its own store has one.
+    pub fn pool(&self) -> Option<Uuid> {
+        self.aside.as_ref().unwrap_or(&self.device).pool.non_nil()
+    }
+
     /// Whether its disk was replaced by an empty one, and the pool does not know that store yet.
     pub fn is_lost(&self) -> bool {
         self.lost
@@ -471,7 +514,7 @@ impl Node {
     /// Another disk is put in, with a new store.
     pub fn replace(&mut self, env: &mut Env) {
         let volatile = self.device.disk.is_volatile();
-        if let Some(device) = new_device(env, &self.layout, self.id, volatile, Uuid::NIL) {
+        if let Some(device) = new_device(env, &self.layout, self.id, volatile) {
             env.line(
                 &self.host,
                 format_args!("has an empty disk, store {}", device.store),
@@ -487,8 +530,7 @@ impl Node {
     /// A disk of another pool is put in, which has the same name.
     pub fn put_foreign(&mut self, env: &mut Env) {
         let volatile = self.device.disk.is_volatile();
-        let pool = Uuid::from_random(env.uuids.bytes());
-        if let Some(device) = new_device(env, &self.layout, self.id, volatile, pool) {
+        if let Some(device) = foreign_device(env, &self.layout, self.id, volatile) {
             env.line(&self.host, format_args!("has a foreign disk"));
             let own = std::mem::replace(&mut self.device, device);
             self.aside.get_or_insert(own);

@@ -48,13 +48,14 @@ pub fn layout(geometry: Geometry) -> Option<Layout> {
     Layout::compute(1 << 62, geometry).ok()
 }
 
-/// Writes a new store to an empty disk, known to be all zero.
+/// Writes a store to an empty disk, known to be all zero; a new one has the default record.
 pub fn create(
     disk: &mut Disk,
     layout: &Layout,
     store: Uuid,
     pool: Uuid,
     member: MemberId,
+    epoch: &EpochRecord,
 ) -> Result<(), RecordError> {
     let mut buf = [0; RECORD_BYTES];
     for copy in 0..2 {
@@ -66,7 +67,7 @@ pub fn create(
             }
         }
         let at = layout.epoch()[copy];
-        EpochRecord::default().encode::<Crc>(store, 1, at, &mut buf)?;
+        epoch.encode::<Crc>(store, 1, at, &mut buf)?;
         disk.create(at.offset, &buf);
         let superblock = Superblock {
             state: StoreState::Ready,
@@ -190,7 +191,8 @@ mod tests {
         let member = MemberId::new(3).unwrap();
         let mut disk = Disk::new(true);
         assert!(!Image::read(&disk, &layout, store).readable);
-        create(&mut disk, &layout, store, pool, member).unwrap();
+        let epoch = EpochRecord::default();
+        create(&mut disk, &layout, store, pool, member, &epoch).unwrap();
         let image = Image::read(&disk, &layout, store);
         assert!(image.readable && image.logged.is_empty() && image.dirty.is_empty());
         assert!(!image.is_dirty(member, 0) && !image.is_logged(0));

@@ -29,6 +29,7 @@ use rmr_checkers::disks::Marks;
 use rmr_engine::client::Admin;
 use rmr_engine::client::OnNoData;
 use rmr_proto::MemberId;
+use rmr_proto::Uuid;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -378,7 +379,13 @@ impl World {
                 .wrong("Shell", "a client cannot be made".to_owned());
             return;
         };
-        client.open(&mut self.env, &mut self.workload, &members, takeover);
+        // Whoever opens it again knows which pool it was.
+        let pool = match self.env.observer.config() {
+            Some(_) => self.nodes.values().find_map(Node::pool),
+            None => None,
+        };
+        let pool = pool.unwrap_or(Uuid::NIL);
+        client.open(&mut self.env, &mut self.workload, pool, &members, takeover);
         for thread in 0..self.env.plan.work.depth {
             self.env.queue.after(0, Event::Work(opening, thread));
         }
@@ -508,7 +515,7 @@ impl World {
             Kind::Admin => self.admin(member, span, random),
             Kind::Table => self.change_table(member, random),
             Kind::EmptyDisk => {
-                if self.env.observer.can_lose(member) && self.others_are_up(member) {
+                if self.can_lose(member) {
                     self.crash(member, true);
                     self.replace_disk(member);
                     self.env.queue.after(restart, Event::Start(member));
@@ -581,10 +588,15 @@ impl World {
         }
     }
 
-    /// Whether all members but this one are up, for the loss of a disk must leave a copy.
-    fn others_are_up(&self, member: u8) -> bool {
+    /// Whether a member's own disk is in its host, and can be lost: others that are up have all data.
+    fn can_lose(&self, member: u8) -> bool {
+        let here = self
+            .nodes
+            .get(&member)
+            .is_some_and(|node| !node.has_foreign());
         let mut others = self.nodes.values().filter(|node| node.member != member);
-        others.all(|node| node.is_started() && !node.is_lost())
+        here && self.env.observer.can_lose(member)
+            && others.all(|node| node.is_started() && !node.is_lost())
     }
 
     fn replace_disk(&mut self, member: u8) {
@@ -611,8 +623,7 @@ impl World {
             return;
         };
         let older = node.copy_is_older(self.env.observer.config());
-        let can = older && self.env.observer.can_lose(member) && self.others_are_up(member);
-        if self.env.healed || !can {
+        if self.env.healed || !older || !self.can_lose(member) {
             return;
         }
         self.crash(member, true);

@@ -38,7 +38,6 @@ use rmr_proto::Op;
 use rmr_proto::Run;
 use rmr_proto::Status;
 use rmr_proto::Target;
-use rmr_proto::Uuid;
 use rmr_proto::MAX_LOG_EXTENTS;
 use rmr_proto::MAX_MARKS;
 
@@ -60,7 +59,7 @@ impl<M: Memory> Coordinator<M> {
         }
         self.options = Some(*options);
         self.random = random;
-        self.pool = Uuid::NIL;
+        self.pool = options.pool;
         self.generation = Generation::NONE;
         self.used = Epoch::NONE;
         self.races = 0;

@@ -188,11 +188,37 @@ pub fn decide<'a>(
     let ours = |c: &Candidate<'_>| {
         request.pool.is_nil() || c.report.pool.is_nil() || c.report.pool == request.pool
     };
+    if request.pool.is_nil() {
+        check_one_pool(candidates.clone(), request.members)?;
+    }
     let candidates = candidates.filter(ours);
     match highest(candidates.clone()) {
         Some(last) => next_config(candidates, request, last),
         None => first_config(candidates, request),
     }
+}
+
+/// Nobody said which pool it is, only its name: another one may have the same (R10). Stores of a pool that was never
+/// started name none, or all the same.
+fn check_one_pool<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
+    named: MemberSet,
+) -> Result<(), Refusal> {
+    if on(Bug::TakeAnyPool) {
+        return Ok(());
+    }
+    let last = highest(candidates.clone());
+    let mut pool = None;
+    let counts = |c: &Candidate<'_>| last.is_none() || c.report.installed.is_some();
+    for Candidate { report, .. } in candidates.filter(counts) {
+        if let Some(own) = report.pool.non_nil() {
+            if *pool.get_or_insert(own) != own {
+                return Err(Refusal::Pool(report.member));
+            }
+        }
+    }
+    let stranger = last.and_then(|config| named.minus(config.table()).iter().next());
+    stranger.map_or(Ok(()), |id| Err(Refusal::NotMember(id)))
 }
 
 /// The first configuration of a pool.

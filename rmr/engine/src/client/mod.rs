@@ -70,6 +70,9 @@ pub enum OnNoData {
 pub struct Options {
     /// Name of the pool on the servers.
     pub name: PoolName,
+    /// UUID of the pool; nil if the administrator did not say. Then it is that of the members that are there, which
+    /// must be one, and all that were named must be in its table.
+    pub pool: Uuid,
     /// The members the administrator named: the table of a pool that was never started.
     pub members: MemberSet,
     /// The first start only: their stores are equal. Otherwise the member with the lowest id has the data.
