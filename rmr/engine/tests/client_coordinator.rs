@@ -155,6 +155,7 @@ enum Queued {
 struct World {
     now: Time,
     nonce: u64,
+    equal: bool,
     coordinator: Coordinator<HostMemory>,
     data: Data<HostMemory>,
     shell: Shell,
@@ -243,6 +244,7 @@ impl World {
         let mut world = Self {
             now: Time(SECOND),
             nonce: 7,
+            equal: true,
             coordinator: Coordinator::new(HostMemory).unwrap(),
             data: Data::new(&HostMemory, 16).unwrap(),
             shell: Shell {
@@ -276,7 +278,7 @@ impl World {
             name: PoolName::new(b"pool").unwrap(),
             pool: Uuid::NIL,
             members,
-            equal: true,
+            equal: self.equal,
             quorum,
             io_timeout: 4 * SECOND,
             on_no_data: OnNoData::Suspend,
@@ -447,6 +449,29 @@ fn first_start() {
     assert_eq!(world.ack(ticket, 3, Status::Ok), Ack::Complete(Status::Ok));
     world.event(Event::Detach);
     assert_eq!(world.coordinator.state(), State::Closed);
+}
+
+/// The first client ends before the second member has joined, and before its marks have got anywhere: the next one must
+/// not take that for a receiver which only misses what was written since.
+#[test]
+fn a_member_that_never_had_data() {
+    let mut world = World::new(2);
+    world.equal = false;
+    world.member(1).mute = Some(Kind::Merge);
+    world.open(Quorum::Off);
+    world.member(1).merged.clear();
+    assert_eq!(world.config().receivers(), set(&[1]));
+    let members = std::mem::take(&mut world.shell.members);
+    let mut next = World::new(2);
+    next.shell.members = members;
+    next.member(1).mute = None;
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    next.run(SECOND);
+    assert_eq!(next.config().in_sync, set(&[1]));
+    assert_eq!(next.config().catching_up, set(&[2]));
+    let all = Mark::new(Run::new(0, 1024), set(&[2]));
+    assert_eq!(next.member(1).merged, [all]);
 }
 
 #[test]

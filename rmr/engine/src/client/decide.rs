@@ -281,10 +281,8 @@ fn first_config<'a>(
             maintenance: MemberSet::EMPTY,
         },
         source,
-        parts: match request.quorum {
-            Quorum::Off => in_sync,
-            Quorum::Majority => here,
-        },
+        // All of the table has promised, so that this can be decided.
+        parts: here,
     })
 }
 
@@ -385,7 +383,12 @@ fn next_config<'a>(
     } else {
         source
     };
-    let receivers = parts.minus(last.maintenance).with(source);
+    // Who never was a receiver joins later, with everything to be copied.
+    let had_data = members(
+        good.clone()
+            .filter(|c| !last.incarnation(c.report.member).is_none()),
+    );
+    let receivers = had_data.minus(last.maintenance).with(source);
     let any_suspect = good.clone().any(|c| c.suspects) && !on(Bug::KeepInSync);
     let in_sync = if any_suspect || request.force.is_some() {
         MemberSet::only(source)
@@ -393,7 +396,7 @@ fn next_config<'a>(
         possible.intersection(receivers).with(source)
     };
     let mut incarnations = last.incarnations;
-    for candidate in good {
+    for candidate in good.filter(|c| receivers.contains(c.report.member)) {
         if let Some(place) = incarnations.get_mut(candidate.report.member.index()) {
             *place = candidate.report.incarnation;
         }
