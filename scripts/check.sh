@@ -12,7 +12,7 @@
 #   format     rustfmt has nothing to change (scripts/format.sh does what it wants)
 #   shell      shellcheck
 #   scripts    Python and Perl compile
-#   abi        docs/ABI has what there is in sysfs
+#   abi        docs/ABI has what there is in sysfs, docs/protocol.md names what there is in the engine and its tests
 #   clippy     lint of the crates that are built for the host
 #   host       tests of these crates, property tests included
 #   loom       tests of the concurrent structures, all interleavings
@@ -107,6 +107,7 @@ for name in sys.argv[1:]:
 
 check_abi() {
 	scripts/abi-check.sh
+	scripts/doc-names.py
 }
 
 check_clippy() {
