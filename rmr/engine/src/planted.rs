@@ -120,8 +120,8 @@ bugs! {
     InstallOverDiverged,
     /// 13: a configuration replaces a newer one.
     InstallOldEpoch,
-    /// 26: a member that comes in sync by an attach does not flush.
-    NoJoinFlush,
+    /// 26: what a member vouches for in a promise is not stable.
+    NoPromiseFlush,
     /// 4: a member that is promoted does not flush.
     NoPromotionFlush,
     /// 29: bitmaps of members in sync are not emptied.

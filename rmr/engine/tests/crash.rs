@@ -178,6 +178,17 @@ fn replace() {
 }
 
 #[test]
+fn attach_again() {
+    let mut rig = serving(8);
+    assert_eq!(rig.write(1, 100, 0), Status::Ok);
+    // Complete everywhere, says the next one, and then the client is gone.
+    assert_eq!(rig.write(2, 200, 1), Status::Ok);
+    rig.promise(2);
+    rig.install(2, &[2], &[1], &three(), true);
+    rig.check();
+}
+
+#[test]
 fn crash_after_crash() {
     let mut rig = serving(8);
     assert_eq!(rig.write(1, 100, 0), Status::Ok);
@@ -203,6 +214,7 @@ fn planted_bugs() {
         bitmaps,
         epochs,
         replace,
+        attach_again,
         crash_after_crash,
     ];
     let found = |bug| {
@@ -217,6 +229,7 @@ fn planted_bugs() {
         Bug::WriteBeforeLog,
         Bug::EvictAnyExtent,
         Bug::NoMarkForAbsent,
+        Bug::NoPromiseFlush,
         Bug::ForgetLogOfAbsent,
         Bug::ForgetLogAtStart,
         Bug::NoPages,

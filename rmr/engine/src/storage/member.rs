@@ -271,7 +271,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 to,
                 generation,
                 takeover,
-            } => self.promise(to, *generation, *takeover, other_alive),
+            } => {
+                let unstable = self.log.extents().next().is_some() && !self.is_suspect(shared);
+                self.promise(to, *generation, *takeover, other_alive, unstable)
+            }
             Control::Install { .. } => self.install(message, shared),
             Control::Detach {
                 to,
@@ -302,13 +305,15 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     }
 
     /// A client wants the generation. Whatever it is, nothing is served until the next installation: what is reported
-    /// must stay true.
+    /// must stay true. It is stable as well, in sync or not: a configuration that carries the suspects ends the log, which
+    /// is all that tells after a loss of power what was complete and `unstable`.
     fn promise(
         &mut self,
         to: &Target,
         generation: Generation,
         takeover: bool,
         other_alive: bool,
+        unstable: bool,
     ) -> Result<Option<Plan>, Status> {
         self.check_target(to, self.info.pool)?;
         let promised = self.record.promised;
@@ -329,6 +334,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         }
         let mut plan = Plan::new(Goal::Promise);
         plan.drain = !on(Bug::PromiseWithoutDrain);
+        plan.flush = unstable && !on(Bug::NoPromiseFlush);
         plan.epoch = true;
         Ok(Some(plan))
     }
@@ -399,8 +405,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         plan.joins = *joins;
         plan.assign = takes_pool.then_some(pool);
         plan.drain = *joins;
-        plan.flush = (*joins && in_sync && !on(Bug::NoJoinFlush))
-            || (promoted && !on(Bug::NoPromotionFlush));
+        plan.flush = promoted && !on(Bug::NoPromotionFlush);
         plan.pages = true;
         plan.epoch = true;
         plan.log = *joins;

@@ -233,6 +233,8 @@ pub(crate) struct Rig {
     answers: Vec<(u64, Status)>,
     retry: bool,
     log_full: bool,
+    /// Something was written since the last flush.
+    unstable: bool,
     now: Time,
 }
 
@@ -259,6 +261,7 @@ impl Rig {
             answers: Vec::new(),
             retry: false,
             log_full: false,
+            unstable: false,
             now: Time(0),
         };
         rig.event(Event::Started);
@@ -286,7 +289,10 @@ impl Rig {
                 }
                 // Nothing runs between events.
                 Todo::Drain => Event::Drained,
-                Todo::Flush => Event::Flushed(Ok(())),
+                Todo::Flush => {
+                    self.unstable = false;
+                    Event::Flushed(Ok(()))
+                }
                 Todo::Retry => {
                     self.retry = true;
                     continue;
@@ -393,10 +399,12 @@ impl Rig {
         let assign = self.pool.is_nil();
         let mut to = self.target();
         to.pool = POOL;
-        // What the configuration carries, or makes needless, is none of its facts any more as soon as that begins.
+        // What the configuration carries, or makes needless, is none of its facts any more as soon as that begins. It
+        // carries what the promise reported: not what was complete, and may still be lost.
+        let carried = joins && !self.unstable;
         self.end_claims(|fact| match fact {
             Fact::Dirty(of, _) => config.in_sync.contains(id(of)),
-            Fact::Suspect(_) => joins,
+            Fact::Suspect(_) => carried,
             Fact::Clean => true,
             _ => false,
         });
@@ -490,6 +498,7 @@ impl Rig {
         }
         // From here on the data may be changed.
         self.writes.push((seq, chunk));
+        self.unstable = true;
         self.claim(Fact::Suspect(chunk));
         let absent = config.table().minus(config.receivers());
         for member in absent {
