@@ -153,6 +153,17 @@ atomic!(AtomicU64, u64);
 #[derive(Default)]
 pub struct CacheLine<T>(pub T);
 
+/// Raises `word` to `to`, if it is lower.
+pub(crate) fn raise(word: &AtomicU64, to: u64) {
+    let mut old = word.load();
+    while old < to {
+        match word.cas(old, to) {
+            Ok(_) => return,
+            Err(now) => old = now,
+        }
+    }
+}
+
 /// The lock of host builds (tests, simulator).
 #[cfg(not(CONFIG_RUST))]
 #[derive(Default)]

@@ -522,6 +522,25 @@ fn second_failure_during_a_drop() {
 }
 
 #[test]
+fn the_timer_rests_while_a_change_waits() {
+    let mut world = World::attach(3, Quorum::Off);
+    let ticket = world.write(0, 0);
+    // Something is to be sent again soon; before that, everything is frozen until a slow member has answered.
+    world.ack(ticket, 2, Status::Busy);
+    world.member(1).mute = Some(Kind::Install);
+    world.ack(ticket, 3, Status::StaleIncarnation);
+    assert_eq!(world.coordinator.state(), State::Changing);
+    let end = world.now.after(SECOND);
+    let mut woken = 0;
+    while world.shell.timer < end {
+        world.now = world.shell.timer;
+        world.event(Event::Timer);
+        woken += 1;
+        assert!(woken < 100, "woken again and again");
+    }
+}
+
+#[test]
 fn hung_member() {
     let mut world = World::attach(2, Quorum::Off);
     let ticket = world.write(0, 0);

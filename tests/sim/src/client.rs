@@ -253,6 +253,7 @@ impl Client {
     pub fn timer(&mut self, env: &mut Env, workload: &mut Workload) {
         if self.timer <= env.clock(self.host) {
             self.timer = Time::NEVER;
+            env.timer_due(self.host);
             self.tell(env, workload, Todo::Timer);
         }
     }

@@ -8,6 +8,7 @@ use crate::network::Network;
 use crate::network::Packet;
 use crate::observer::Observer;
 use crate::plan::Plan;
+use crate::plan::SECOND;
 use crate::queue::Nanos;
 use crate::queue::Queue;
 use crate::random::Purpose;
@@ -77,6 +78,8 @@ pub struct Env {
     pub paused: BTreeMap<Host, Nanos>,
     /// How far the clock of a host is ahead of virtual time.
     pub clocks: BTreeMap<Host, Nanos>,
+    /// How often a host's timer was due, and since when: it is counted anew each second.
+    pub timers: BTreeMap<Host, (Nanos, u32)>,
     /// The opening that should have the device.
     pub current: u32,
     /// No faults any more.
@@ -86,7 +89,9 @@ pub struct Env {
 }
 
 /// A host's clock shows this at the begin of the run, so that it can be set back.
-const CLOCK: Nanos = 1000 * crate::plan::SECOND;
+const CLOCK: Nanos = 1000 * SECOND;
+/// Times the timer of a host may be due within a second: the shortest pause in the engine is a millisecond.
+const MOST_TIMERS: u32 = 5000;
 
 impl Env {
     /// The environment of a run.
@@ -109,6 +114,7 @@ impl Env {
             figures: Figures::default(),
             paused: BTreeMap::new(),
             clocks: BTreeMap::new(),
+            timers: BTreeMap::new(),
             current: 0,
             healed: false,
             wrong: Vec::new(),
@@ -148,6 +154,20 @@ impl Env {
             .get(&host)
             .copied()
             .filter(|&until| until > self.now())
+    }
+
+    /// A timer of a host is due. Whoever sets it again and again to a time that is over keeps a CPU busy for nothing.
+    pub fn timer_due(&mut self, host: Host) {
+        let now = self.now();
+        let (since, times) = self.timers.entry(host).or_insert((now, 0));
+        if now - *since > SECOND {
+            (*since, *times) = (now, 0);
+        }
+        *times += 1;
+        if *times > MOST_TIMERS {
+            let text = format!("{host} was woken {times} times within a second");
+            self.wrong("Spinning", text);
+        }
     }
 
     /// Sends a message; the number of the call, `None` if there is no session.

@@ -753,6 +753,7 @@ impl Node {
     pub fn timer(&mut self, env: &mut Env, boot: u64) {
         if boot == self.boot && self.timer <= env.clock(self.host) {
             self.timer = Time::NEVER;
+            env.timer_due(self.host);
             self.tell(env, Todo::Timer);
         }
     }

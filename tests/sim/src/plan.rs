@@ -10,6 +10,9 @@ use crate::faults::Kinds;
 use crate::queue::Nanos;
 use crate::random::Purpose;
 use crate::random::Random;
+use rmr_proto::Geometry;
+use rmr_proto::BITMAP_PAGE_CHUNKS;
+use rmr_proto::EXTENT_SHIFT;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -167,9 +170,14 @@ impl Plan {
             8 => 4,
             _ => 5,
         };
-        let chunk_shift = random.between(14, 17) as u8;
-        let log_extents = random.scaled(4, 64) as u32;
-        let extents = random.scaled(2, 32);
+        let mut chunk_shift = random.between(14, 17) as u8;
+        let log_extents = random.scaled(4, 32) as u32;
+        let mut extents = random.scaled(2, 16);
+        // Now and then, so many chunks that a bitmap has two pages.
+        if random.chance(1, 100) {
+            chunk_shift = Geometry::MIN_CHUNK_SHIFT;
+            extents = (BITMAP_PAGE_CHUNKS << chunk_shift >> EXTENT_SHIFT) + 1;
+        }
         let heal = random.scaled(4, 60) * SECOND;
         let quorum = random.chance(1, 4);
         let size = (extents << 22) + random.below(2) * 4096 * random.between(1, 1000);

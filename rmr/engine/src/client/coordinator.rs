@@ -696,7 +696,10 @@ impl<M: Memory> Coordinator<M> {
         match self.phase {
             Phase::Waiting(then) if self.closing.is_empty() => at.earliest(then),
             Phase::Serving => at.earliest(self.serve_time()),
-            Phase::Change(change) => at.earliest(change.time().earliest(self.retry_at)),
+            // Frozen, nothing is sent again: what is due waits for the end of the change.
+            Phase::Change(change) if change.is_draining() => {
+                at.earliest(change.time()).earliest(self.retry_at)
+            }
             Phase::Leaving(until) => at.earliest(until).earliest(self.retry_at),
             _ => at,
         }

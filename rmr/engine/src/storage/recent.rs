@@ -7,7 +7,9 @@
 
 use crate::memory::Memory;
 use crate::memory::NoMemory;
+use crate::sync::raise;
 use crate::sync::AtomicU64;
+use crate::sync::CacheLine;
 use crate::window::WINDOW;
 use core::ops::Range;
 use rmr_proto::Run;
@@ -22,6 +24,8 @@ struct Entry {
 /// The ring: a place for each number of the window.
 pub(super) struct Recent<M: Memory> {
     entries: M::Array<Entry>,
+    /// The highest number in the ring, so that nobody looks at places that cannot count.
+    newest: CacheLine<AtomicU64>,
 }
 
 impl<M: Memory> Recent<M> {
@@ -34,6 +38,7 @@ impl<M: Memory> Recent<M> {
         };
         Ok(Self {
             entries: memory.array(WINDOW, entry)?,
+            newest: CacheLine::default(),
         })
     }
 
@@ -44,6 +49,8 @@ impl<M: Memory> Recent<M> {
         let Some(entry) = entry.filter(|entry| entry.seq.load() < seq) else {
             return;
         };
+        // Who finds the entry looks as far as this.
+        raise(&self.newest.0, seq);
         // Not to be found while it changes.
         entry.seq.store(0);
         entry.first.poke(chunks.start);
@@ -53,9 +60,14 @@ impl<M: Memory> Recent<M> {
 
     /// The chunks of the writes above `watermark`.
     pub(super) fn above(&self, watermark: u64) -> impl Iterator<Item = Run> + '_ {
-        let writes = self
-            .entries
-            .iter()
+        let newest = self
+            .newest
+            .0
+            .load()
+            .min(watermark.saturating_add(WINDOW as u64));
+        let places = (watermark..newest).map(|before| (before + 1) as usize & (WINDOW - 1));
+        let writes = places
+            .filter_map(|place| self.entries.get(place))
             .filter(move |e| e.seq.load() > watermark);
         // A write has at most 4 MiB, so at most 1024 chunks.
         writes.map(|e| Run::new(e.first.peek(), e.chunks.peek() as u32))
@@ -72,5 +84,6 @@ impl<M: Memory> Recent<M> {
         for entry in self.entries.iter() {
             entry.seq.store(0);
         }
+        self.newest.0.store(0);
     }
 }

@@ -19,6 +19,7 @@ use crate::memory::Memory;
 use crate::memory::NoMemory;
 use crate::planted::on;
 use crate::planted::Bug;
+use crate::sync::raise;
 use crate::sync::AtomicU32;
 use crate::sync::AtomicU64;
 use crate::sync::CacheLine;
@@ -261,16 +262,5 @@ impl<M: Memory, J> Shared<M, J> {
     /// Whether a chunk of the copy of a member is dirty, as far as is known here.
     pub fn dirty(&self, of: MemberId, chunk: u64) -> bool {
         self.bitmaps.get(of, chunk)
-    }
-}
-
-/// Raises `word` to `to`, if it is lower.
-fn raise(word: &AtomicU64, to: u64) {
-    let mut old = word.load();
-    while old < to {
-        match word.cas(old, to) {
-            Ok(_) => return,
-            Err(now) => old = now,
-        }
     }
 }
