@@ -25,7 +25,7 @@ use rmr_proto::Status;
 use rmr_proto::Uuid;
 
 /// What a member that serves is, and a message to it must name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Pool.
     pub pool: Uuid,

@@ -63,6 +63,7 @@ pub enum Verdict {
 }
 
 /// The tokens of those who joined a running write. Behind a lock, in memory lent by the caller.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Joiners<T> {
     entries: [Option<(u64, T)>; MAX_JOINERS],
 }
@@ -104,6 +105,7 @@ impl<T> Default for Joiners<T> {
 ///
 /// `S` is a ring of zeroed slots, [`WINDOW`] of them; `J` a locked [`Joiners`] of tokens `T`. A token stands
 /// for an answer that is owed. All calls but `reset`: any context in which the lock may be taken.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Dedupe<S, J> {
     slots: S,
     joiners: J,

@@ -27,7 +27,7 @@ pub trait Memory {
 
 /// Memory of a host program (tests, simulator): there is always some.
 #[cfg(not(CONFIG_RUST))]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct HostMemory;
 
 #[cfg(not(CONFIG_RUST))]
@@ -42,3 +42,25 @@ impl Memory for HostMemory {
         Ok((0..len).map(make).collect())
     }
 }
+
+/// Copies and hashes what a derived implementation cannot: it does not see arrays inside the fields' types.
+#[cfg(not(CONFIG_RUST))]
+macro_rules! copy_and_hash {
+    ($name:ident<HostMemory, $other:ident>: $($field:ident),* $(,)?) => {
+        impl<$other: Clone> Clone for $name<$crate::memory::HostMemory, $other> {
+            fn clone(&self) -> Self {
+                Self { $($field: self.$field.clone(),)* }
+            }
+        }
+
+        impl<$other: core::hash::Hash> core::hash::Hash for $name<$crate::memory::HostMemory, $other> {
+            fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+                let Self { $($field,)* } = self;
+                $($field.hash(state);)*
+            }
+        }
+    };
+}
+
+#[cfg(not(CONFIG_RUST))]
+pub(crate) use copy_and_hash;

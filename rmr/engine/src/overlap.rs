@@ -66,6 +66,7 @@ pub enum Insert {
 /// What is remembered of one tag. Made by the caller, one for each tag, in the memory it lends.
 #[repr(align(64))]
 #[derive(Default)]
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Node {
     start: AtomicU64,
     end: AtomicU64,
@@ -82,6 +83,7 @@ pub struct Node {
 }
 
 #[derive(Default)]
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 struct Link {
     prev: AtomicU32,
     next: AtomicU32,
@@ -101,6 +103,7 @@ impl Node {
 }
 
 /// The nodes of some regions, in order of arrival. Behind a lock, in memory lent by the caller.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Shard {
     head: u32,
     tail: u32,
@@ -149,6 +152,7 @@ impl Place {
 ///
 /// `N` is the arena, one [`Node`] for each tag; `S` the locked shards, a few for each CPU.
 /// All calls: any context in which the locks may be taken.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Overlap<N, S> {
     nodes: N,
     shards: S,

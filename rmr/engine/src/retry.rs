@@ -27,7 +27,7 @@ use rmr_proto::MemberSet;
 use rmr_proto::Status;
 
 /// How a message ended, if not well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The member answered so.
     Answer(Status),

@@ -6,6 +6,9 @@
 //! Orderings are named by what they do, not by the memory model they come from, because the kernel has its
 //! own. `load` acquires, `store` releases, everything that reads and writes does both (in the kernel it is even
 //! a full barrier; nothing here relies on that). No lock lives here: a caller lends one as [`Guarded`].
+//!
+//! On a host all of the engine can be copied and hashed, for a model checker (`tests/model`) that goes back to earlier
+//! states and compares them. Nothing else may run meanwhile: values are read one after the other.
 
 /// A value behind a lock that its owner lends to the engine.
 ///
@@ -137,6 +140,20 @@ macro_rules! atomic {
                 Self::new(0)
             }
         }
+
+        impl Clone for $name {
+            #[inline]
+            fn clone(&self) -> Self {
+                Self::new(self.peek())
+            }
+        }
+
+        impl core::hash::Hash for $name {
+            #[inline]
+            fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+                self.peek().hash(state);
+            }
+        }
     };
 }
 
@@ -151,6 +168,7 @@ atomic!(AtomicU64, u64);
 /// Keeps a value away from the cache lines of its neighbours.
 #[repr(align(64))]
 #[derive(Default)]
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct CacheLine<T>(pub T);
 
 /// Raises `word` to `to`, if it is lower.
@@ -191,5 +209,19 @@ impl<T> Guarded<T> for HostLock<T> {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         f(&mut guard)
+    }
+}
+
+#[cfg(not(CONFIG_RUST))]
+impl<T: Clone> Clone for HostLock<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.with(|value| value.clone()))
+    }
+}
+
+#[cfg(not(CONFIG_RUST))]
+impl<T: core::hash::Hash> core::hash::Hash for HostLock<T> {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.with(|value| value.hash(state));
     }
 }

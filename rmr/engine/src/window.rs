@@ -26,6 +26,7 @@ pub const WINDOW: usize = 4096;
 /// Sequence numbers in use, over a ring of zeroed slots lent by the caller.
 ///
 /// All calls: any context; lock-free.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Window<S> {
     slots: S,
     /// Last number given out.

@@ -24,7 +24,7 @@ use zerocopy_derive::KnownLayout;
 use zerocopy_derive::Unaligned;
 
 /// Configuration of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// Generation of the client that installed it; its number is not 0.
     pub generation: Generation,
@@ -52,7 +52,7 @@ pub struct Config {
 }
 
 /// The end of a history that was left, and the begin of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fork {
     /// The history that was left; not nil.
     pub history: Uuid,
@@ -61,7 +61,7 @@ pub struct Fork {
 }
 
 /// How many members must have persisted a configuration for it to count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Quorum {
     /// Its receivers.
     #[default]

@@ -36,7 +36,7 @@ pub const MAX_CONTROL_BYTES: usize = HEADER_BYTES + size_of::<RawTarget>() + siz
 
 /// The member a control message is for, as its answer to a query described it. A member that differs in
 /// any of this refuses (R10): the name only finds the pool on the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Name of the pool on the server.
     pub name: PoolName,
@@ -51,7 +51,7 @@ pub struct Target {
 }
 
 /// A control message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(
     clippy::large_enum_variant,
     reason = "there is no allocation here, and few are ever alive"

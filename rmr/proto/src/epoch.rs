@@ -31,7 +31,7 @@ use zerocopy_derive::KnownLayout;
 use zerocopy_derive::Unaligned;
 
 /// Incarnation, promise and configuration of a member.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct EpochRecord {
     /// The incarnation that wrote the record; none in that of a new store. A member that starts takes the
     /// next and writes that before it serves.

@@ -27,7 +27,7 @@ pub const MAX_VOLUME_BYTES: u64 = i64::MAX as u64 & !(BLOCK_BYTES - 1);
 ///
 /// `size` is a multiple of [`BLOCK_BYTES`], not 0 and at most [`MAX_VOLUME_BYTES`]; `chunk_shift` is
 /// [`Geometry::MIN_CHUNK_SHIFT`] to [`Geometry::MAX_CHUNK_SHIFT`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
     size: u64,
     chunk_shift: u8,

@@ -41,7 +41,7 @@ pub const PROTOCOL_VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 88;
 
 /// What a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Kind {
     /// A batch of writes, flushes and write-zeroes; sent as RTRS write.
@@ -104,7 +104,7 @@ impl Kind {
 }
 
 /// Whom a message is for, and under which configuration it was sent (R5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
     /// UUID of the pool.
     pub pool: Uuid,

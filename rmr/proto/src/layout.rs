@@ -49,7 +49,7 @@ const TABLE_BYTES: u64 = 64 * KIB;
 const RECORD: u64 = RECORD_BYTES as u64;
 
 /// A piece of the device, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Area {
     /// Where it begins.
     pub offset: u64,
@@ -70,7 +70,7 @@ impl Area {
 ///
 /// The areas are aligned to 4 KiB, do not overlap, leave the first 4 KiB alone, and lie before the data
 /// area, which begins at a multiple of 1 MiB and has the size of the volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     geometry: Geometry,
     superblock: [u64; 2],

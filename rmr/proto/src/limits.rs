@@ -104,7 +104,7 @@ impl fmt::Debug for Features {
 }
 
 /// Block sizes and features. All sizes in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Smallest unit of a request: a power of two, 512 to 4096.
     pub logical_block: u32,

@@ -44,7 +44,7 @@ pub const MAX_SUSPECTS: usize = 1024;
 const MAGIC: [u8; 8] = *b"rmr-rep\0";
 
 /// What a member is and what it knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MemberReport {
     /// Oldest protocol version the member speaks.
     pub version_min: u16,
@@ -76,7 +76,7 @@ pub struct MemberReport {
 }
 
 /// How far a member is from being in sync.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Progress {
     /// It takes no part, or does not know yet what it misses.
     #[default]

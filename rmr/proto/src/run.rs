@@ -20,7 +20,9 @@ use zerocopy_derive::KnownLayout;
 use zerocopy_derive::Unaligned;
 
 /// Consecutive chunks.
-#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Run {
     first: U64,
@@ -29,7 +31,9 @@ pub struct Run {
 }
 
 /// Consecutive chunks, and the members whose copies of them are not current.
-#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub struct Mark {
     first: U64,

@@ -45,7 +45,7 @@ use rmr_proto::Run;
 const DRAIN: Nanos = 200 * MILLISECOND;
 
 /// What a change is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Goal {
     Drop,
     Join(MemberId),
@@ -54,7 +54,7 @@ pub(super) enum Goal {
 }
 
 /// What is being waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Requests are to end, at most until then.
     Drain(Time),
@@ -70,7 +70,7 @@ enum Stage {
 }
 
 /// A change that is under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Change {
     goal: Goal,
     stage: Stage,

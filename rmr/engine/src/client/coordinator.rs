@@ -60,7 +60,7 @@ use rmr_proto::MAX_MARKS;
 use rmr_proto::MAX_MEMBERS;
 
 /// What a coordinator is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) enum Phase {
     Closed,
     /// An attach is to be tried then.
@@ -81,7 +81,7 @@ pub(super) enum Phase {
 }
 
 /// A command of the administrator that is not answered yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Pending {
     pub(super) command: Admin,
     pub(super) deadline: Time,
@@ -99,6 +99,7 @@ pub(super) struct Turn<'a, M: Memory> {
 }
 
 /// The coordinator of one volume.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Coordinator<M: Memory> {
     memory: M,
     pub(super) peers: M::Array<Peer<M>>,

@@ -28,7 +28,7 @@ use rmr_proto::MAX_MEMBERS;
 use rmr_proto::PROTOCOL_VERSION;
 
 /// Why something is not possible, or not now. Displays as one line that says what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// No member can be reached.
     NoMember,

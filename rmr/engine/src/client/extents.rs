@@ -27,6 +27,7 @@ const COUNT_BITS: u32 = 20;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
 /// The extents with writes above the watermark. All calls: any context; lock-free.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(crate) struct Extents<M: Memory> {
     slots: M::Array<AtomicU64>,
     used: AtomicU32,

@@ -66,7 +66,7 @@ pub struct Ticket {
 }
 
 /// A request to be sent to some members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sending {
     /// The request.
     pub ticket: Ticket,
@@ -124,7 +124,7 @@ pub enum Ack {
 }
 
 /// What the coordinator is told by the hot path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hint {
     /// No write is above the watermark.
     Idle,
@@ -134,6 +134,7 @@ pub enum Hint {
 
 /// The request of one tag.
 #[repr(align(64))]
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 struct Flight {
     word: AtomicU64,
     seq: AtomicU64,
@@ -187,6 +188,7 @@ impl Flight {
 }
 
 /// What all CPUs read and only the coordinator writes, while the gate is shut.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 struct Shared {
     pool: [AtomicU64; 2],
     generation: AtomicU64,
@@ -201,6 +203,7 @@ struct Shared {
 }
 
 /// The hot path of one volume. All public calls: any context; lock-free.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub struct Data<M: Memory> {
     flights: M::Array<Flight>,
     window: Window<M::Array<AtomicU64>>,

@@ -56,7 +56,7 @@ use rmr_proto::Status;
 use rmr_proto::Uuid;
 
 /// What becomes of IO while no member has the data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnNoData {
     /// It waits.
     #[default]
@@ -66,7 +66,7 @@ pub enum OnNoData {
 }
 
 /// How to attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Name of the pool on the servers.
     pub name: PoolName,
@@ -90,7 +90,7 @@ pub struct Options {
 }
 
 /// Fresh random numbers for an attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Random {
     /// Tells this client from others with the same generation number.
     pub nonce: u64,
@@ -101,11 +101,11 @@ pub struct Random {
 }
 
 /// The transport gave a message back, or the answer was not understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Failure;
 
 /// A command of the administrator. Each is answered by one [`Action::Admin`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Admin {
     /// A new member, with a new store.
     Add(MemberId),
@@ -209,7 +209,7 @@ pub trait Out {
 }
 
 /// State of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Not attached; nothing is in flight.
     Closed,

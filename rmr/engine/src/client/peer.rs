@@ -16,7 +16,7 @@ use rmr_proto::MAX_SUSPECTS;
 const FIRST_PAUSE: Nanos = 100 * MILLISECOND;
 
 /// What a message that is not answered yet is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Step {
     /// Part of what the coordinator's phase says.
     Round,
@@ -31,7 +31,7 @@ pub(super) enum Step {
 }
 
 /// A message that is not answered yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Call {
     pub(super) number: u64,
     pub(super) step: Step,
@@ -39,7 +39,7 @@ pub(super) struct Call {
 }
 
 /// What a member said of its suspects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Found {
     Nothing,
     /// So many runs.
@@ -48,6 +48,7 @@ pub(super) enum Found {
 }
 
 /// One member.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Peer<M: Memory> {
     /// There is a connection, since or until when.
     pub(super) up: bool,

@@ -18,6 +18,7 @@ use rmr_proto::BITMAP_PAGE_WORDS;
 use rmr_proto::MAX_MEMBERS;
 
 /// All dirty bitmaps of a member.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Bitmaps<M: Memory> {
     chunks: u64,
     pages: usize,

@@ -25,6 +25,7 @@ const HOT: u64 = 1 << 63;
 const MAX_WANTED: usize = 64;
 
 /// The hot extents: asked with each write.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Extents<M: Memory> {
     words: M::Array<AtomicU64>,
     /// Number of an extent that is not in the log but should be, plus one; 0 if free.
@@ -132,6 +133,7 @@ impl<M: Memory> Extents<M> {
 }
 
 /// The slots on disk, and what they will be. Only the exceptional part looks at them.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Log<M: Memory> {
     slots: M::Array<u64>,
     /// How many are used.

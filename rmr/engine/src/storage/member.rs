@@ -68,7 +68,7 @@ use rmr_proto::RECORD_BYTES;
 const MAX_MERGES: usize = 16;
 
 /// Whether the member can be spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Life {
     /// Its incarnation is not on disk yet.
     Starting,
@@ -102,6 +102,11 @@ pub struct Member<M: Memory, C> {
     merges: [Option<(u64, bool)>; MAX_MERGES],
     pub(super) resync: Resync,
 }
+
+#[cfg(not(CONFIG_RUST))]
+crate::memory::copy_and_hash!(Member<HostMemory, C>:
+    info, life, record, next, records, log, log_suspect, pages, runs, serving, plan, pending, waiting, merges, resync,
+);
 
 impl<M: Memory, C: Crc32c> Member<M, C> {
     /// Reads the metadata of a store. The caller then gives [`Event::Started`]; nothing is answered before the new

@@ -52,7 +52,7 @@ use rmr_proto::EXTENT_SHIFT;
 use rmr_proto::RECORD_BYTES;
 
 /// What a store is, as its superblock and its device say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct StoreInfo {
     /// UUID of the pool; nil if the store was never assigned.
     pub pool: Uuid,

@@ -9,7 +9,7 @@ use rmr_proto::MemberSet;
 use rmr_proto::Uuid;
 
 /// What a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Goal {
     /// A new incarnation.
     Start,
@@ -30,7 +30,7 @@ pub(super) enum Goal {
 }
 
 /// Where a plan is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     Assign,
     Drain,
@@ -56,7 +56,7 @@ impl Stage {
 }
 
 /// What is waited for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Pending {
     Nothing,
     /// The superblock is being written with this UUID.
@@ -67,14 +67,8 @@ pub(super) enum Pending {
     Meta(RecordId, u16),
 }
 
-impl PartialEq for Pending {
-    fn eq(&self, other: &Self) -> bool {
-        core::mem::discriminant(self) == core::mem::discriminant(other)
-    }
-}
-
 /// A change under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Plan {
     pub(super) goal: Goal,
     pub(super) stage: Stage,

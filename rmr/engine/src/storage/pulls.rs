@@ -23,6 +23,7 @@ const SPOILED: u64 = 2 << STATE_SHIFT;
 const WRITING: u64 = 3 << STATE_SHIFT;
 
 /// The slots.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Pulls([AtomicU64; MAX_PULLS]);
 
 impl Pulls {

@@ -15,6 +15,7 @@ use core::ops::Range;
 use rmr_proto::Run;
 
 /// A write.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 struct Entry {
     seq: AtomicU64,
     first: AtomicU64,
@@ -22,6 +23,7 @@ struct Entry {
 }
 
 /// The ring: a place for each number of the window.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Recent<M: Memory> {
     entries: M::Array<Entry>,
     /// The highest number in the ring, so that nobody looks at places that cannot count.

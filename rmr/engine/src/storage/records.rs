@@ -32,7 +32,7 @@ use rmr_proto::MAX_MEMBERS;
 use rmr_proto::RECORD_BYTES;
 
 /// A record on disk, both copies of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordId {
     /// The epoch record.
     Epoch,
@@ -68,7 +68,7 @@ pub trait Reader {
 }
 
 /// A record on disk.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Hash)]
 struct Version {
     /// Its number.
     sequence: u64,
@@ -97,6 +97,7 @@ impl Version {
 }
 
 /// Where the records are, and the version of each.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Records<M: Memory, C> {
     store: Uuid,
     layout: Layout,

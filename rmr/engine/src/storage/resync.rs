@@ -49,7 +49,7 @@ const PAUSE: Nanos = 10 * MILLISECOND;
 /// Chunks that are looked at in one go.
 const MAX_LOOKS: u32 = 256;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Idle,
     Fetching,
@@ -58,7 +58,7 @@ enum Phase {
 }
 
 /// A chunk on its way, or the part of it that is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Pull {
     call: u64,
     chunk: u64,
@@ -73,6 +73,7 @@ struct Pull {
 }
 
 /// What a member knows of its own resync.
+#[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
 pub(super) struct Resync {
     phase: Phase,
     /// Members whose bitmaps are still to be fetched; the first one from page `page` on.

@@ -34,7 +34,7 @@ use rmr_proto::Seq;
 use rmr_proto::Status;
 
 /// What a member serves: a snapshot, replaced as a whole when the configuration changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Serving {
     /// What a message must name.
     pub identity: Identity,
@@ -61,7 +61,7 @@ pub enum Verdict {
 }
 
 /// A flush that began.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlushMark {
     /// Every write up to this was complete.
     watermark: u64,
@@ -86,6 +86,11 @@ pub struct Shared<M: Memory, J> {
     /// As many of them had failed when a flush began that succeeded.
     forgiven: AtomicU64,
 }
+
+#[cfg(not(CONFIG_RUST))]
+crate::memory::copy_and_hash!(Shared<HostMemory, J>:
+    geometry, dedupe, recent, bitmaps, extents, pulls, stable, flush_failed, failures, forgiven,
+);
 
 impl<M: Memory, J> Shared<M, J> {
     /// For a store of this geometry; `joiners` is an empty table.
