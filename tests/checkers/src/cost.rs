@@ -17,7 +17,7 @@ use crate::violation::Violation;
 use std::collections::BTreeMap;
 
 /// Kinds of metadata records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Record {
     /// A page of the activity log.
     Log,
@@ -28,7 +28,7 @@ pub enum Record {
 }
 
 /// What makes metadata writes due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Due {
     /// A write found its extent not in the log.
     Cold,
@@ -38,7 +38,7 @@ pub enum Due {
     Exception,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Member {
     log_due: u64,
     bitmap_due: bool,
@@ -47,7 +47,7 @@ struct Member {
 }
 
 /// Metadata writes of all members.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Cost {
     members: BTreeMap<u8, Member>,
 }

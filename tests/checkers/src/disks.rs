@@ -28,7 +28,6 @@ use crate::violation::Time;
 use crate::violation::Violation;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::HashMap;
 
 /// What members remember; of a member that is up in its memory, else on its disk.
 pub trait Marks {
@@ -44,7 +43,7 @@ pub trait Marks {
 }
 
 /// Size of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
     /// Sectors of the volume.
     pub sectors: u64,
@@ -53,7 +52,7 @@ pub struct Geometry {
 }
 
 /// What is known of the content of a sector.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Sector {
     /// The value of the last completed write.
     content: u64,
@@ -68,7 +67,7 @@ impl Sector {
 }
 
 /// An application's write.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Written {
     sector: u64,
     values: Vec<u64>,
@@ -77,13 +76,13 @@ struct Written {
 /// The copies of all members, and the content they should have.
 ///
 /// What was never written holds 0, everywhere.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Disks {
     geometry: Geometry,
     /// By member, then sector; what is not there is 0.
-    copies: BTreeMap<u8, HashMap<u64, u64>>,
-    sectors: HashMap<u64, Sector>,
-    writes: HashMap<u64, Written>,
+    copies: BTreeMap<u8, BTreeMap<u64, u64>>,
+    sectors: BTreeMap<u64, Sector>,
+    writes: BTreeMap<u64, Written>,
     in_sync: u32,
     /// In-sync sets that some, not all, of their receivers have persisted.
     installing: Vec<u32>,
@@ -105,10 +104,10 @@ impl Disks {
                 ..geometry
             },
             copies: members(table)
-                .map(|member| (member, HashMap::new()))
+                .map(|member| (member, BTreeMap::new()))
                 .collect(),
-            sectors: HashMap::new(),
-            writes: HashMap::new(),
+            sectors: BTreeMap::new(),
+            writes: BTreeMap::new(),
             in_sync: table,
             installing: Vec::new(),
             table,
@@ -134,7 +133,7 @@ impl Disks {
     pub fn replaced(&mut self, member: u8) {
         let old = self
             .copies
-            .insert(member, HashMap::new())
+            .insert(member, BTreeMap::new())
             .unwrap_or_default();
         for sector in old.into_keys() {
             self.changed(sector);
@@ -327,7 +326,7 @@ impl Disks {
     }
 
     fn known_sectors(&self) -> BTreeSet<u64> {
-        let held = self.copies.values().flat_map(HashMap::keys);
+        let held = self.copies.values().flat_map(BTreeMap::keys);
         held.chain(self.sectors.keys()).copied().collect()
     }
 

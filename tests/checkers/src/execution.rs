@@ -16,14 +16,13 @@ use crate::violation::Rule;
 use crate::violation::Time;
 use crate::violation::Violation;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// Number and nonce of a generation.
 pub type Generation = (u64, u64);
 
 /// A configuration, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Configuration {
     /// The generation that installed it.
     pub generation: Generation,
@@ -36,7 +35,7 @@ pub struct Configuration {
 }
 
 /// What a request says it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
     /// Generation of the client.
     pub generation: Generation,
@@ -46,7 +45,7 @@ pub struct Header {
     pub incarnation: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Member {
     incarnation: u64,
     promised: Generation,
@@ -54,16 +53,16 @@ struct Member {
     /// It persisted its configuration in this incarnation, and promised nothing since.
     serves: bool,
     watermark: u64,
-    running: HashSet<(Generation, u64)>,
-    executed: HashSet<(Generation, u64)>,
+    running: BTreeSet<(Generation, u64)>,
+    executed: BTreeSet<(Generation, u64)>,
 }
 
 /// Executions on all members.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Execution {
     members: BTreeMap<u8, Member>,
     /// Every configuration that was ever persisted, by generation and epoch.
-    configurations: HashMap<Generation, BTreeMap<u64, Configuration>>,
+    configurations: BTreeMap<Generation, BTreeMap<u64, Configuration>>,
 }
 
 /// Good, or which rule was broken.

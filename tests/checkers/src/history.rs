@@ -47,7 +47,7 @@ use std::io::Write;
 const KEPT: usize = 20;
 
 /// What a client asks of the disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
     /// Read this many sectors.
@@ -72,7 +72,7 @@ pub enum Operation {
 }
 
 /// What a client is answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Done; of a read, what each sector held.
@@ -84,7 +84,7 @@ pub enum Outcome {
 }
 
 /// One thing that happened. The order of the events is the order in which they happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "ev", rename_all = "snake_case")]
 pub enum Event {
     /// A request.
@@ -162,7 +162,7 @@ impl Event {
 }
 
 /// What the disk holds before the first event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initial {
     /// Zeroes.
@@ -173,7 +173,7 @@ pub enum Initial {
 }
 
 /// The events of a run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct History {
     events: Vec<Event>,
     initial: Initial,

@@ -17,7 +17,7 @@ use crate::violation::Violation;
 use std::collections::BTreeMap;
 
 /// The bounds; times in ns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Bounds {
     /// The pool's `io_timeout`.
     pub io_timeout: Time,
@@ -34,7 +34,7 @@ pub struct Bounds {
 }
 
 /// Things counted per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Counted {
     /// Control and peer messages, of the whole pool.
     Message,
@@ -47,7 +47,7 @@ pub enum Counted {
 const SECOND: Time = 1_000_000_000;
 
 /// A request under way.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Waiting {
     since: Time,
     /// What `held` had added up to when it began.
@@ -55,7 +55,7 @@ struct Waiting {
 }
 
 /// Watches the bounds.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Liveness {
     bounds: Bounds,
     waiting: BTreeMap<u64, Waiting>,

@@ -43,7 +43,7 @@ pub enum Rule {
 }
 
 /// A broken rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Violation {
     /// Which.
     pub rule: Rule,
