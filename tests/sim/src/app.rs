@@ -22,7 +22,7 @@ pub const TAGS: u32 = 64;
 const READ_BACK: u64 = 512;
 
 /// A request that is not answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Io {
     /// What was asked.
     pub request: Request,
@@ -32,7 +32,7 @@ pub struct Io {
 }
 
 /// The threads of one opening.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct App {
     opening: u32,
     /// By tag.

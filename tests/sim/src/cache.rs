@@ -12,7 +12,7 @@ use crate::random::Random;
 use std::collections::BTreeMap;
 
 /// The sectors, of which all were `V::default()` once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Cache<V> {
     /// What one reads.
     visible: BTreeMap<u64, V>,
@@ -94,11 +94,16 @@ impl<V: Clone + Default + PartialEq> Cache<V> {
         lost
     }
 
-    /// What is not stable is gone.
-    pub fn forget_unstable(&mut self) {
+    /// What is not stable is gone. Returns the sectors whose visible content went back to an older one.
+    pub fn forget_unstable(&mut self) -> Vec<u64> {
+        let mut lost = Vec::new();
         for (sector, (stable, _)) in std::mem::take(&mut self.unstable) {
-            self.set(sector, stable);
+            if stable != self.read(sector) {
+                self.set(sector, stable);
+                lost.push(sector);
+            }
         }
+        lost
     }
 
     /// Sectors that are not stable.

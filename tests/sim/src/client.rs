@@ -64,7 +64,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// A call that is not answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Sent {
     /// A control message: the coordinator's number for it.
     Control(u64, Kind),
@@ -73,7 +73,7 @@ enum Sent {
 }
 
 /// Something the coordinator is to hear of.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Todo {
     Attach(Options, Random),
     Detach,
@@ -141,6 +141,7 @@ fn encode(message: &Message<'_>) -> (Kind, Vec<u8>) {
 }
 
 /// An opening of the device.
+#[derive(Clone, Hash)]
 pub struct Client {
     opening: u32,
     host: Host,
@@ -311,6 +312,16 @@ impl Client {
             }
         }
         self.work_off(env, workload);
+    }
+
+    /// When its timer is due, by its own clock.
+    pub fn timer_at(&self) -> Time {
+        self.timer
+    }
+
+    /// Whether the device is there: it has served.
+    pub fn has_appeared(&self) -> bool {
+        self.appeared
     }
 
     /// Whether this opening will never serve again.

@@ -16,7 +16,7 @@ use rmr_proto::Uuid;
 use rmr_proto::LOG_PAGES;
 
 /// A disk with a store, in the host of a member.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Device {
     /// The disk.
     pub disk: Disk,

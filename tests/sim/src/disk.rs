@@ -25,7 +25,7 @@ type Bytes = Option<Rc<[u8; 512]>>;
 pub type Record = [u8; RECORD_BYTES];
 
 /// An access to a disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Read data: the first sector and how many.
     Read(u64, u64),
@@ -64,7 +64,7 @@ pub struct Done {
 }
 
 /// A disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Disk {
     data: Cache<u64>,
     meta: Cache<Bytes>,
@@ -207,6 +207,19 @@ impl Disk {
         if power {
             done.lost = self.lose(random);
             done.changed.extend(&done.lost);
+        }
+        done
+    }
+
+    /// The host is gone, and nothing of what is under way is done. With `power` lost, nothing survives that is not stable.
+    /// Returns what changed.
+    pub fn cut(&mut self, power: bool) -> Done {
+        self.under_way.clear();
+        let mut done = Done::default();
+        if power {
+            done.lost = self.data.forget_unstable();
+            self.meta.forget_unstable();
+            done.changed.clone_from(&done.lost);
         }
         done
     }

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Something that happens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Event {
     /// In the network.
     Net(NetworkEvent),
@@ -54,7 +54,7 @@ pub enum Event {
 }
 
 /// What hosts share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Env {
     /// The plan.
     pub plan: Plan,

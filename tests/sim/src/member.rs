@@ -80,7 +80,7 @@ use std::rc::Rc;
 type Hot = Shared<HostMemory, HostLock<Joiners<u64>>>;
 
 /// A message of IO whose requests are not all done.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Batch {
     /// The call to answer, if it has a way back.
     call: Option<u64>,
@@ -92,7 +92,7 @@ struct Batch {
 }
 
 /// A request of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Task {
     batch: u64,
     header: Header,
@@ -111,7 +111,7 @@ impl Task {
 }
 
 /// What an access to the disk is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum For {
     /// A write or read of a client.
     Task(u64),
@@ -137,7 +137,7 @@ impl For {
 }
 
 /// Something the engine is to hear of.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Todo {
     Started,
     Control(Option<u64>, Box<Control>),
@@ -224,6 +224,7 @@ impl Reader for DiskReader<'_> {
 }
 
 /// The engine of a member that runs.
+#[derive(Clone, Hash)]
 struct Running {
     member: Member<HostMemory, Crc>,
     hot: Hot,
@@ -281,6 +282,7 @@ fn foreign_device(env: &mut Env, layout: &Layout, id: MemberId, volatile: bool) 
 }
 
 /// A member.
+#[derive(Clone, Hash)]
 pub struct Node {
     /// Its number.
     pub member: u8,
@@ -364,6 +366,16 @@ impl Node {
         self.engine().is_some()
     }
 
+    /// When its timer is due, by its own clock.
+    pub fn timer_at(&self) -> Time {
+        self.timer
+    }
+
+    /// Number of the run of its host.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
     /// Its host runs.
     pub fn is_up(&self) -> bool {
         self.up
@@ -439,10 +451,20 @@ impl Node {
 
     /// Its host is gone.
     pub fn crash(&mut self, env: &mut Env, power: bool) {
+        let done = self.device.disk.crash(power, &mut env.random);
+        self.gone(env, &done);
+    }
+
+    /// Its host is gone, and of all that can happen to the disk, nothing is left to chance: see [`Disk::cut`].
+    pub fn cut(&mut self, env: &mut Env, power: bool) {
+        let done = self.device.disk.cut(power);
+        self.gone(env, &done);
+    }
+
+    fn gone(&mut self, env: &mut Env, done: &Done) {
         self.up = false;
         self.stop_engine();
-        let done = self.device.disk.crash(power, &mut env.random);
-        self.show(env, &done);
+        self.show(env, done);
         self.look_at_disk();
         env.observer.restarted(self.member, 0);
     }
@@ -635,6 +657,11 @@ impl Node {
     fn begin(&mut self, env: &mut Env, access: Access, what: For) {
         let number = self.device.begin(env, self.member, self.boot, access);
         self.accesses.insert(number, what);
+    }
+
+    /// Whether an access that is under way writes metadata.
+    pub fn writes_metadata(&self, number: u64) -> bool {
+        matches!(self.device.disk.access(number), Some(Access::Meta(..)))
     }
 
     /// An access is done.

@@ -19,15 +19,27 @@ use rmr_proto::Status;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::rc::Rc;
 
 /// A host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
     /// A compute host, by the number of the opening of the device that it has: each opening is on another host.
     Client(u32),
     /// A storage node, by the id of its member.
     Member(u8),
+}
+
+impl Host {
+    /// A number of its own.
+    fn number(self) -> u64 {
+        match self {
+            Host::Client(number) => u64::from(number) << 1,
+            Host::Member(id) => u64::from(id) << 1 | 1,
+        }
+    }
 }
 
 impl fmt::Display for Host {
@@ -40,7 +52,7 @@ impl fmt::Display for Host {
 }
 
 /// A message: bytes as they would be sent, and its data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Packet {
     /// Header and body.
     pub bytes: Vec<u8>,
@@ -51,7 +63,7 @@ pub struct Packet {
 }
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// The number that RTRS carries back.
     pub status: Status,
@@ -73,7 +85,7 @@ impl Answer {
 }
 
 /// Something that happens in the network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Event {
     /// A message arrives.
     Deliver {
@@ -117,14 +129,14 @@ pub enum Event {
     },
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Session {
     up: bool,
     number: u64,
     calls: BTreeSet<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Call {
     from: Host,
     to: Host,
@@ -133,7 +145,7 @@ struct Call {
 }
 
 /// All sessions, and what is on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Network {
     random: Random,
     latency: Nanos,
@@ -143,8 +155,18 @@ pub struct Network {
     blocked: BTreeMap<(Host, Host), Nanos>,
     sessions: BTreeMap<(Host, Host), Session>,
     calls: BTreeMap<u64, Call>,
-    next: u64,
+    /// Calls made so far, by caller: what one host does has no influence on the numbers of another.
+    made: BTreeMap<Host, u64>,
     out: Vec<(Nanos, Event)>,
+}
+
+impl Hash for Network {
+    /// All but what decides how long messages take.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sessions.hash(state);
+        self.calls.hash(state);
+        self.made.hash(state);
+    }
 }
 
 impl Network {
@@ -158,7 +180,7 @@ impl Network {
             blocked: BTreeMap::new(),
             sessions: BTreeMap::new(),
             calls: BTreeMap::new(),
-            next: 0,
+            made: BTreeMap::new(),
             out: Vec::new(),
         }
     }
@@ -207,6 +229,23 @@ impl Network {
         self.sessions
             .get(&(from, to))
             .is_some_and(|session| session.up)
+    }
+
+    /// Whether a session is up, and is this one.
+    pub fn is_session(&self, from: Host, to: Host, number: u64) -> bool {
+        let session = self.sessions.get(&(from, to));
+        session.is_some_and(|session| session.up && session.number == number)
+    }
+
+    /// Whether a session is down since this one ended.
+    pub fn is_down_since(&self, from: Host, to: Host, number: u64) -> bool {
+        let session = self.sessions.get(&(from, to));
+        session.is_some_and(|session| !session.up && session.number == number)
+    }
+
+    /// Whether somebody waits for the answer to a call.
+    pub fn is_waited_for(&self, call: u64) -> bool {
+        self.calls.contains_key(&call)
     }
 
     /// Keeps a session from now on; it is made when that is possible.
@@ -294,8 +333,9 @@ impl Network {
         if !session.up {
             return None;
         }
-        self.next += 1;
-        let call = self.next;
+        let made = self.made.entry(from).or_default();
+        *made += 1;
+        let call = from.number() << 32 | *made;
         session.calls.insert(call);
         let number = session.number;
         let packet = Rc::new(packet);

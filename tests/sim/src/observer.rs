@@ -28,6 +28,7 @@ use rmr_checkers::history::Outcome;
 use rmr_checkers::liveness::Bounds;
 use rmr_checkers::liveness::Counted;
 use rmr_checkers::liveness::Liveness;
+use rmr_checkers::Rule;
 use rmr_checkers::Violation;
 use rmr_proto::Config;
 use rmr_proto::EpochRecord;
@@ -36,6 +37,8 @@ use rmr_proto::MemberId;
 use rmr_proto::Quorum;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::hash::Hasher;
 
 /// After healing, so long at most until all members are in sync: the longest pause before a rejoin is a minute.
 const HEAL: Nanos = 150 * SECOND;
@@ -47,7 +50,7 @@ const NAMES: u32 = 1 << 16;
 type Name = (u64, u64, u64);
 
 /// A configuration that some member has persisted.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Known {
     config: Config,
     persisted: u32,
@@ -55,13 +58,13 @@ struct Known {
 }
 
 /// What one member persisted last.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 struct Last {
     installed: Option<Name>,
 }
 
 /// All checkers, and what they need to be told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Observer {
     history: History,
     disks: Disks,
@@ -86,6 +89,26 @@ pub struct Observer {
     table: u32,
     /// Configurations that became complete.
     epochs: u64,
+    /// How long something takes is of no interest.
+    timeless: bool,
+}
+
+impl Hash for Observer {
+    /// All that decides what is right: not how long things took, and how many there were.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.history.hash(state);
+        self.disks.hash(state);
+        self.execution.hash(state);
+        self.openings.hash(state);
+        self.names.hash(state);
+        self.configs.hash(state);
+        self.last.hash(state);
+        self.attached.hash(state);
+        self.lineage.hash(state);
+        self.open.hash(state);
+        self.newest.hash(state);
+        self.table.hash(state);
+    }
 }
 
 impl Observer {
@@ -123,7 +146,13 @@ impl Observer {
             newest: None,
             table,
             epochs: 0,
+            timeless: false,
         }
+    }
+
+    /// How long something takes, or how often it happens, is of no interest from now on.
+    pub fn ignore_time(&mut self) {
+        self.timeless = true;
     }
 
     /// How long after healing everything must be well.
@@ -133,7 +162,9 @@ impl Observer {
 
     /// What is wrong so far.
     pub fn violations(&mut self) -> &[Violation] {
-        self.violations.extend(self.liveness.take());
+        let late = self.liveness.take().into_iter();
+        let counts = |violation: &Violation| !(self.timeless && is_of_time(violation.rule));
+        self.violations.extend(late.filter(counts));
         &self.violations
     }
 
@@ -524,7 +555,8 @@ impl Observer {
     /// The end: what was wrong, and the history for further checks.
     pub fn finish(mut self, now: Nanos) -> (Vec<Violation>, History) {
         let mut violations = std::mem::take(&mut self.violations);
-        violations.extend(self.liveness.finish(now));
+        let late = self.liveness.finish(now).into_iter();
+        violations.extend(late.filter(|late| !(self.timeless && is_of_time(late.rule))));
         let report = self.history.check();
         violations.extend(report.violations);
         (violations, self.history)
@@ -544,6 +576,10 @@ impl Observer {
     pub fn differing(&self, member: u8) -> usize {
         self.disks.differing(member)
     }
+}
+
+fn is_of_time(rule: Rule) -> bool {
+    matches!(rule, Rule::Slow | Rule::Frozen | Rule::Storm)
 }
 
 /// How long IO may be frozen: a round trip, the drain, a flush; slow disks and lost messages included.

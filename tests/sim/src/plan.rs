@@ -66,7 +66,7 @@ pub struct Rates {
 }
 
 /// The workload.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     /// Requests in all.
     pub ops: u32,

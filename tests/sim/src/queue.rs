@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 /// Virtual time in nanoseconds since the begin of the run.
 pub type Nanos = u64;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry<T> {
     at: Nanos,
     number: u64,
@@ -36,7 +36,7 @@ impl<T> Ord for Entry<T> {
 }
 
 /// Events to come.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Queue<T> {
     heap: BinaryHeap<Reverse<Entry<T>>>,
     now: Nanos,
@@ -76,6 +76,22 @@ impl<T> Queue<T> {
     /// Something happens after a while.
     pub fn after(&mut self, span: Nanos, what: T) {
         self.at(self.now.saturating_add(span), what);
+    }
+
+    /// Takes all that was planned, in the order in which it was, whatever its time: for a caller that decides itself
+    /// what comes next.
+    pub fn take_all(&mut self) -> Vec<(Nanos, T)> {
+        let mut entries: Vec<Entry<T>> = self.heap.drain().map(|Reverse(entry)| entry).collect();
+        entries.sort_by_key(|entry| entry.number);
+        entries
+            .into_iter()
+            .map(|entry| (entry.at, entry.what))
+            .collect()
+    }
+
+    /// It is this time now, or later.
+    pub fn advance(&mut self, to: Nanos) {
+        self.now = self.now.max(to);
     }
 
     /// Goes on to the next event.

@@ -94,26 +94,36 @@ pub fn keep_panics() {
 pub fn run(seed: u64, cut: &Cut, options: &Options) -> Report {
     plant(options.plant);
     let plan = Plan::draw(seed, options.allowed, cut);
-    let result = panic::catch_unwind(AssertUnwindSafe(|| World::new(plan, options.trace).run()));
+    let result = catch(|| World::new(plan, options.trace).run());
     plant(None);
-    result.unwrap_or_else(|_| {
-        let text = PANIC.with(|kept| kept.borrow_mut().take());
-        Report {
-            wrong: vec![Wrong {
-                rule: "Panic".to_owned(),
-                text: text.unwrap_or_default(),
-            }],
-            digest: Digest::new(),
-            figures: Figures::default(),
-            history: History::default(),
-        }
+    result.unwrap_or_else(|wrong| Report {
+        wrong: vec![wrong],
+        digest: Digest::new(),
+        figures: Figures::default(),
+        history: History::default(),
     })
 }
 
+/// Makes a violation of a panic.
+///
+/// # Errors
+///
+/// The panic.
+pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Wrong> {
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|_| Wrong {
+        rule: "Panic".to_owned(),
+        text: PANIC
+            .with(|kept| kept.borrow_mut().take())
+            .unwrap_or_default(),
+    })
+}
+
+/// Plants a bug in this thread, or none.
 #[cfg(planted)]
-fn plant(bug: Option<Bug>) {
+pub fn plant(bug: Option<Bug>) {
     rmr_engine::planted::plant(bug);
 }
 
+/// Plants a bug in this thread, or none.
 #[cfg(not(planted))]
-fn plant(_bug: Option<Bug>) {}
+pub fn plant(_bug: Option<Bug>) {}

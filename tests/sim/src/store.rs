@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 /// The checksum.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Crc;
 
 impl Crc32c for Crc {
@@ -85,7 +85,7 @@ pub fn create(
 }
 
 /// What is remembered on a disk.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Image {
     /// Whether it can be read at all; if not, the store is refused, and holds nothing that counts.
     pub readable: bool,

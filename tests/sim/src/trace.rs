@@ -37,7 +37,7 @@ impl fmt::Display for Digest {
 }
 
 /// Lines of a run.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// Prints all lines at once.
     loud: bool,

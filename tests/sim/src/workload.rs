@@ -10,9 +10,10 @@ use crate::queue::Nanos;
 use crate::random::Purpose;
 use crate::random::Random;
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 /// What a request does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     /// Reads.
     Read,
@@ -25,7 +26,7 @@ pub enum What {
 }
 
 /// A request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// Its number in the run, from 1.
     pub op: u64,
@@ -56,8 +57,10 @@ impl Request {
 }
 
 /// Draws requests.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Workload {
+    /// Requests that were given, and come before any that is drawn.
+    given: VecDeque<Request>,
     random: Random,
     work: Work,
     sectors: u64,
@@ -74,6 +77,7 @@ impl Workload {
         let mut random = Random::new(seed, Purpose::Work);
         let spots = (0..work.spots).map(|_| random.below(sectors)).collect();
         Workload {
+            given: VecDeque::new(),
             random,
             work,
             sectors,
@@ -84,13 +88,23 @@ impl Workload {
         }
     }
 
+    /// These requests, and no others. Other numbers for requests ([`Workload::number`]) are above theirs.
+    pub fn of(requests: impl IntoIterator<Item = Request>) -> Workload {
+        let mut workload = Workload::new(0, Work::default(), 0);
+        workload.given.extend(requests);
+        let last = workload.given.iter().map(|request| request.op).max();
+        workload.op = last.unwrap_or(0);
+        workload
+    }
+
     /// Requests that are not drawn yet.
     pub fn left(&self) -> u32 {
-        self.left
+        self.left + self.given.len() as u32
     }
 
     /// No more requests.
     pub fn stop(&mut self) {
+        self.given.clear();
         self.left = 0;
     }
 
@@ -135,6 +149,12 @@ impl Workload {
 
     /// The next request; `None` if that were all.
     pub fn draw(&mut self) -> Option<Request> {
+        if let Some(request) = self.given.pop_front() {
+            if request.is_write() {
+                self.note(request.sector, request.sector + request.count);
+            }
+            return Some(request);
+        }
         self.left = self.left.checked_sub(1)?;
         let op = self.number();
         let kind = self.random.below(100);

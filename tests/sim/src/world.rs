@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::env::Env;
 use crate::env::Event;
 use crate::faults::Kind;
+use crate::kept::Kept;
 use crate::member::Node;
 use crate::network::Answer;
 use crate::network::Event as NetworkEvent;
@@ -43,11 +44,12 @@ const TEND: Nanos = 500 * MS;
 const MOST_MEMBERS: u8 = 6;
 
 /// Everything.
+#[derive(Clone)]
 pub struct World {
-    env: Env,
-    nodes: BTreeMap<u8, Node>,
-    clients: BTreeMap<u32, Client>,
-    workload: Workload,
+    pub(crate) env: Env,
+    pub(crate) nodes: BTreeMap<u8, Kept<Node>>,
+    pub(crate) clients: BTreeMap<u32, Kept<Client>>,
+    pub(crate) workload: Workload,
     over: bool,
     /// Members that the administrator wants in the pool.
     wanted: BTreeSet<u8>,
@@ -56,11 +58,11 @@ pub struct World {
 }
 
 /// What all members remember.
-struct Remembered<'a>(&'a BTreeMap<u8, Node>);
+pub(crate) struct Remembered<'a>(pub(crate) &'a BTreeMap<u8, Kept<Node>>);
 
 impl Marks for Remembered<'_> {
     fn up(&self, member: u8) -> bool {
-        self.0.get(&member).is_some_and(Node::is_started)
+        self.0.get(&member).is_some_and(|node| node.is_started())
     }
 
     fn dirty(&self, holder: u8, of: u8, chunk: u64) -> bool {
@@ -85,7 +87,7 @@ impl World {
         let mut env = Env::new(plan, loud);
         let mut nodes = BTreeMap::new();
         for member in 1..=env.plan.members {
-            nodes.extend(Node::create(&mut env, member).map(|node| (member, node)));
+            nodes.extend(Node::create(&mut env, member).map(|node| (member, Kept::new(node))));
         }
         let wanted = nodes.keys().copied().collect();
         World {
@@ -102,6 +104,11 @@ impl World {
     /// Runs until all is well, or something is wrong.
     pub fn run(mut self) -> Report {
         self.begin();
+        self.go_on()
+    }
+
+    /// Goes on until all is well, or something is wrong.
+    pub(crate) fn go_on(mut self) -> Report {
         while !self.over {
             let Some(event) = self.env.queue.take() else {
                 break;
@@ -161,7 +168,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, event: Event) {
+    pub(crate) fn step(&mut self, event: Event) {
         let now = self.env.now();
         self.env.trace.digest.mix(now);
         match event {
@@ -274,15 +281,15 @@ impl World {
         }
     }
 
-    fn is_up(&self, host: Host) -> bool {
+    pub(crate) fn is_up(&self, host: Host) -> bool {
         match host {
             Host::Client(opening) => self.clients.contains_key(&opening),
-            Host::Member(member) => self.nodes.get(&member).is_some_and(Node::is_up),
+            Host::Member(member) => self.nodes.get(&member).is_some_and(|node| node.is_up()),
         }
     }
 
     /// Calls come back without an answer, and the session is gone.
-    fn broken(&mut self, from: Host, to: Host, calls: Vec<u64>) {
+    pub(crate) fn broken(&mut self, from: Host, to: Host, calls: Vec<u64>) {
         self.env.line(
             &from,
             format_args!("session with {to} breaks, {} calls", calls.len()),
@@ -337,7 +344,6 @@ impl World {
 
     /// A member crashes; `power` is lost, too.
     fn crash(&mut self, member: u8, power: bool) {
-        let now = self.env.now();
         let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
             return;
         };
@@ -345,6 +351,12 @@ impl World {
         self.env
             .line(&host, format_args!("crashes, power lost: {power}"));
         node.crash(&mut self.env, power);
+        self.vanished(host);
+    }
+
+    /// The host of a member is gone.
+    pub(crate) fn vanished(&mut self, host: Host) {
+        let now = self.env.now();
         self.env.paused.remove(&host);
         self.env.network.forget_caller(host);
         for (from, to) in self.env.network.pairs(host) {
@@ -389,10 +401,10 @@ impl World {
         for thread in 0..self.env.plan.work.depth {
             self.env.queue.after(0, Event::Work(opening, thread));
         }
-        self.clients.insert(opening, client);
+        self.clients.insert(opening, Kept::new(client));
     }
 
-    fn crash_client(&mut self, opening: u32) {
+    pub(crate) fn crash_client(&mut self, opening: u32) {
         let now = self.env.now();
         if self.clients.remove(&opening).is_some() {
             let host = Host::Client(opening);
@@ -576,7 +588,7 @@ impl World {
             let Some(node) = Node::create(&mut self.env, next) else {
                 return;
             };
-            self.nodes.insert(next, node);
+            self.nodes.insert(next, Kept::new(node));
             self.start(next);
             let hosts: Vec<Host> = self.hosts();
             for host in hosts {
@@ -606,7 +618,10 @@ impl World {
     }
 
     fn put_back(&mut self, member: u8) {
-        let has_foreign = self.nodes.get(&member).is_some_and(Node::has_foreign);
+        let has_foreign = self
+            .nodes
+            .get(&member)
+            .is_some_and(|node| node.has_foreign());
         if !has_foreign {
             return;
         }
@@ -669,7 +684,10 @@ impl World {
         if self.env.healed && now > patience {
             for id in out.iter() {
                 let member = crate::observer::number(id);
-                let doubtful = self.nodes.get(&member).is_some_and(Node::is_doubtful);
+                let doubtful = self
+                    .nodes
+                    .get(&member)
+                    .is_some_and(|node| node.is_doubtful());
                 if doubtful && self.env.observer.can_lose(member) {
                     self.crash(member, true);
                     self.replace_disk(member);
@@ -687,7 +705,7 @@ impl World {
     }
 
     /// Sessions of one host with a member, and back if that is one, too.
-    fn open_sessions(&mut self, host: Host, member: u8) {
+    pub(crate) fn open_sessions(&mut self, host: Host, member: u8) {
         let now = self.env.now();
         let other = Host::Member(member);
         if host != other {
@@ -731,12 +749,12 @@ impl World {
         let needs_client = self
             .clients
             .get(&self.env.current)
-            .is_none_or(Client::is_useless);
+            .is_none_or(|client| client.is_useless());
         if needs_client && since > 15 * SECOND {
             self.crash_client(self.env.current);
             self.open(true);
         }
-        let idle = self.clients.values().all(Client::is_idle);
+        let idle = self.clients.values().all(|client| client.is_idle());
         let done = self.env.observer.is_whole() && self.workload.left() == 0 && idle;
         if done && !self.read_back {
             self.read_back = true;
