@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tries every order of events in tiny pools, within bounds that have names.
+
+use clap::Parser;
+use rmr_engine::planted::Bug;
+use rmr_model::bounds;
+use rmr_model::bounds::Bounds;
+use rmr_model::search;
+use rmr_sim::run;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(Parser)]
+#[command(about = "Tries every order of events in tiny RMR pools")]
+struct Args {
+    /// Only these bounds
+    names: Vec<String>,
+    /// List bounds
+    #[arg(long)]
+    list: bool,
+    /// Seconds for each of them, at most
+    #[arg(long, default_value_t = 3600)]
+    seconds: u64,
+    /// Plant a bug (only in a build with `--cfg planted`)
+    #[arg(long)]
+    plant: Option<String>,
+    /// Do not print what happened in a run that breaks a rule
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl Args {
+    fn bounds(&self) -> Result<Vec<Bounds>, String> {
+        if self.names.is_empty() {
+            return Ok(bounds::all());
+        }
+        let named = |name: &String| bounds::named(name).ok_or(format!("no bounds named {name}"));
+        self.names.iter().map(named).collect()
+    }
+
+    fn plant(&self) -> Result<Option<Bug>, String> {
+        let Some(name) = &self.plant else {
+            return Ok(None);
+        };
+        if !cfg!(planted) {
+            return Err("this program was built without RUSTFLAGS=\"--cfg planted\"".to_owned());
+        }
+        let mut bugs = Bug::ALL.iter().copied();
+        let bug = bugs.find(|bug| bug.name() == name);
+        bug.map(Some).ok_or(format!("no bug has the name {name}"))
+    }
+}
+
+/// Whether all that was tried is right.
+fn run(args: &Args) -> Result<bool, String> {
+    let bounds = args.bounds()?;
+    if args.list {
+        for bounds in bounds {
+            println!("{bounds:?}");
+        }
+        return Ok(true);
+    }
+    run::plant(args.plant()?);
+    let mut good = true;
+    for bounds in bounds {
+        println!("{}: {bounds}", bounds.name);
+        let found = search::search(&bounds, Duration::from_secs(args.seconds));
+        println!("  {}", found.figures);
+        if let Some(broken) = &found.broken {
+            good = false;
+            println!("  {}: {}", broken.wrong.rule, broken.wrong.text);
+            if !args.quiet {
+                search::replay(&bounds, broken);
+            }
+        } else if !found.complete {
+            println!("  not complete: out of time");
+        }
+    }
+    Ok(good)
+}
+
+fn main() -> ExitCode {
+    run::keep_panics();
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::from(2)
+        }
+    }
+}
