@@ -99,6 +99,7 @@ impl Hash for Observer {
         self.history.hash(state);
         self.disks.hash(state);
         self.execution.hash(state);
+        self.cost.hash(state);
         self.openings.hash(state);
         self.names.hash(state);
         self.configs.hash(state);
