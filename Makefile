@@ -16,6 +16,7 @@ help:
 	@echo 'make test       make check, then tests on virtual machines; a short set of them on the other kernel'
 	@echo '                (TESTS="io flush" selects those of tests/vm)'
 	@echo 'make sim        whole pools in virtual time, with faults: SEEDS=2000 of them, or SEED=n with a trace (SIM=--help)'
+	@echo 'make model      every order of events in tiny pools, with few faults (MODEL=--help)'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
 	@echo 'make modules    build rmr.ko and brmr.ko (CLIPPY=1: lint; KRUSTFLAGS=-Dwarnings: no warnings)'
@@ -54,6 +55,10 @@ fuzz:
 sim:
 	@scripts/enter cargo run --quiet --locked --release -p rmr-sim --bin sim -- \
 		$(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000)) $(SIM)
+
+.PHONY: model
+model:
+	@scripts/enter cargo run --quiet --locked --release -p rmr-model --bin model -- $(MODEL)
 
 .PHONY: modules
 modules:

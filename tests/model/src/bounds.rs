@@ -174,51 +174,46 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// All that has a name, from the smallest to the largest.
+/// All that has a name: those that are tried each time, then those that take long.
 pub fn all() -> Vec<Bounds> {
+    [short(), long()].concat()
+}
+
+/// One request at a time, of a pool in sync.
+const SMALL: Bounds = Bounds {
+    name: "",
+    members: 2,
+    serving: true,
+    volatile: true,
+    requests: Vec::new(),
+    threads: 1,
+    slow_metadata: false,
+    budget: Budget::CALM,
+};
+const WRITE: What = What::Write(false);
+
+/// Those that are tried each time.
+pub fn short() -> Vec<Bounds> {
     use What::Flush;
     use What::Read;
-    use What::Write;
-    let small = Bounds {
-        name: "",
-        members: 2,
-        serving: true,
-        volatile: true,
-        requests: Vec::new(),
-        threads: 1,
-        slow_metadata: false,
-        budget: Budget::CALM,
-    };
-    let write = Write(false);
     vec![
         Bounds {
             name: "attach",
             serving: false,
             slow_metadata: true,
-            requests: vec![(write, 0)],
-            ..small.clone()
+            requests: vec![(WRITE, 0)],
+            ..SMALL
         },
         Bounds {
             name: "writes",
             slow_metadata: true,
-            requests: vec![(write, 0), (write, 1), (Flush, 0)],
+            requests: vec![(WRITE, 0), (WRITE, 1), (Flush, 0)],
             threads: 2,
-            ..small.clone()
-        },
-        Bounds {
-            name: "power",
-            requests: vec![(write, 0), (Flush, 0), (write, 1)],
-            budget: Budget {
-                faults: 1,
-                power: 1,
-                timers: 6,
-                ..Budget::CALM
-            },
-            ..small.clone()
+            ..SMALL
         },
         Bounds {
             name: "break",
-            requests: vec![(write, 0), (write, 0), (Read, 0)],
+            requests: vec![(WRITE, 0), (WRITE, 0), (Read, 0)],
             budget: Budget {
                 faults: 1,
                 breaks: 1,
@@ -226,30 +221,109 @@ pub fn all() -> Vec<Bounds> {
                 timers: 6,
                 ..Budget::CALM
             },
-            ..small.clone()
+            ..SMALL
         },
         Bounds {
             name: "takeover",
-            requests: vec![(write, 0), (Read, 0), (write, 1)],
+            requests: vec![(WRITE, 0), (Read, 0), (WRITE, 1)],
             budget: Budget {
                 clients: 2,
                 late: 1,
                 ..Budget::CALM
             },
-            ..small.clone()
+            ..SMALL
+        },
+        Bounds {
+            name: "power",
+            requests: vec![(WRITE, 0), (Flush, 0), (WRITE, 1)],
+            budget: Budget {
+                faults: 1,
+                power: 1,
+                ..Budget::CALM
+            },
+            ..SMALL
         },
         Bounds {
             name: "heir",
-            requests: vec![(write, 0), (write, 1)],
+            requests: vec![(WRITE, 0), (WRITE, 1)],
             threads: 2,
             budget: Budget {
                 faults: 2,
                 client_crashes: 1,
                 power: 1,
                 clients: 2,
+                timers: 2,
                 ..Budget::CALM
             },
-            ..small.clone()
+            ..SMALL
+        },
+    ]
+}
+
+fn long() -> Vec<Bounds> {
+    use What::Flush;
+    vec![
+        Bounds {
+            name: "race",
+            serving: false,
+            slow_metadata: true,
+            requests: vec![(WRITE, 0)],
+            budget: Budget {
+                clients: 2,
+                ..Budget::CALM
+            },
+            ..SMALL
+        },
+        Bounds {
+            name: "late-heir",
+            requests: vec![(WRITE, 0), (WRITE, 1)],
+            threads: 2,
+            budget: Budget {
+                faults: 2,
+                client_crashes: 1,
+                breaks: 1,
+                clients: 2,
+                late: 1,
+                ..Budget::CALM
+            },
+            ..SMALL
+        },
+        Bounds {
+            name: "twice",
+            requests: vec![(WRITE, 0), (Flush, 0)],
+            budget: Budget {
+                faults: 2,
+                power: 2,
+                timers: 6,
+                ..Budget::CALM
+            },
+            ..SMALL
+        },
+        Bounds {
+            name: "slow-power",
+            requests: vec![(WRITE, 0), (WRITE, 1)],
+            threads: 2,
+            slow_metadata: true,
+            budget: Budget {
+                faults: 1,
+                power: 1,
+                ..Budget::CALM
+            },
+            ..SMALL
+        },
+        Bounds {
+            name: "flap",
+            requests: vec![(WRITE, 0), (WRITE, 0)],
+            budget: Budget {
+                faults: 2,
+                breaks: 2,
+                peer_breaks: 1,
+                late: 1,
+                early: 1,
+                timers: 6,
+                ..Budget::CALM
+            },
+            ..SMALL
         },
     ]
 }

@@ -16,13 +16,16 @@ use std::time::Duration;
 struct Args {
     /// Only these bounds
     names: Vec<String>,
+    /// Those that take long, too
+    #[arg(long)]
+    long: bool,
     /// List bounds
     #[arg(long)]
     list: bool,
     /// Seconds for each of them, at most
     #[arg(long, default_value_t = 3600)]
     seconds: u64,
-    /// Plant a bug (only in a build with `--cfg planted`)
+    /// Plant a bug (only in a build with `--cfg planted`), and stop where it is found
     #[arg(long)]
     plant: Option<String>,
     /// Do not print what happened in a run that breaks a rule
@@ -33,7 +36,11 @@ struct Args {
 impl Args {
     fn bounds(&self) -> Result<Vec<Bounds>, String> {
         if self.names.is_empty() {
-            return Ok(bounds::all());
+            return Ok(if self.long {
+                bounds::all()
+            } else {
+                bounds::short()
+            });
         }
         let named = |name: &String| bounds::named(name).ok_or(format!("no bounds named {name}"));
         self.names.iter().map(named).collect()
@@ -72,6 +79,9 @@ fn run(args: &Args) -> Result<bool, String> {
             println!("  {}: {}", broken.wrong.rule, broken.wrong.text);
             if !args.quiet {
                 search::replay(&bounds, broken);
+            }
+            if args.plant.is_some() {
+                break;
             }
         } else if !found.complete {
             println!("  not complete: out of time");
