@@ -393,7 +393,7 @@ impl World {
         };
         // Whoever opens it again knows which pool it was.
         let pool = match self.env.observer.config() {
-            Some(_) => self.nodes.values().find_map(Node::pool),
+            Some(_) => self.nodes.values().find_map(|node| node.pool()),
             None => None,
         };
         let pool = pool.unwrap_or(Uuid::NIL);
