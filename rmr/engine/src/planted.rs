@@ -57,6 +57,8 @@ bugs! {
     NoMajority,
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync,
+    /// A member whose removal was not completed stays in sync.
+    LeaverStays,
     /// A pool of the same name is taken for the right one.
     TakeAnyPool,
     /// 18: a store known to be rolled back is taken.

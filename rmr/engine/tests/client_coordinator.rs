@@ -782,3 +782,30 @@ fn another_pool_of_the_same_name() {
     next.run(SECOND);
     assert_eq!(next.coordinator.state(), State::Serving);
 }
+
+/// Some may know already that it is out, and another client may start without it.
+#[test]
+fn who_leaves_does_not_come_back_because_the_others_fail() {
+    let commands = [
+        Admin::Remove(id(2)),
+        Admin::Maintenance(id(2), true),
+        Admin::Replace(id(2)),
+    ];
+    for command in commands {
+        let mut world = World::attach(3, Quorum::Off);
+        if matches!(command, Admin::Replace(_)) {
+            world.member(2).report.store = Uuid([22; 16]);
+            world.member(2).report.installed = None;
+        }
+        world.member(1).mute = Some(Kind::Install);
+        world.event(Event::Admin(command));
+        world.run(MILLISECOND);
+        let told = world.member(3).report.installed.clone().unwrap();
+        assert_eq!(told.in_sync, set(&[1, 3]));
+        world.event(Event::LinkUp(id(2)));
+        world.cut(1);
+        world.cut(3);
+        world.run(10 * SECOND);
+        assert_eq!(world.coordinator.state(), State::Held, "{command:?}");
+    }
+}

@@ -175,7 +175,7 @@ impl<M: Memory> Coordinator<M> {
             return false;
         }
         turn.data.shut(true);
-        if let Admin::Remove(id) | Admin::Maintenance(id, true) | Admin::Replace(id) = command {
+        if let Some(id) = leaver(command) {
             self.part_with(MemberSet::only(id), turn);
         }
         self.begin(Goal::Edit(command), turn)
@@ -387,8 +387,13 @@ impl<M: Memory> Coordinator<M> {
         let subject = match change.goal {
             Goal::Join(id) | Goal::Promote(id) => Some(id),
             Goal::Drop => None,
-            Goal::Edit(_) => {
+            Goal::Edit(command) => {
                 self.answer_admin(Err(Refusal::Missing(failed)), turn);
+                if let Some(id) = leaver(command).filter(|_| !on(Bug::LeaverStays)) {
+                    // Who was told that it is out suffices for another client to start without it: it must not be the one
+                    // that this client goes on with.
+                    self.dropping = self.dropping.with(id);
+                }
                 None
             }
         };
@@ -535,5 +540,13 @@ impl<M: Memory> Coordinator<M> {
         }
         self.open(false, turn);
         true
+    }
+}
+
+/// The member that is to be a receiver no more.
+const fn leaver(command: Admin) -> Option<MemberId> {
+    match command {
+        Admin::Remove(id) | Admin::Maintenance(id, true) | Admin::Replace(id) => Some(id),
+        _ => None,
     }
 }
