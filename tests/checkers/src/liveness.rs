@@ -8,7 +8,9 @@
 //! * After the last fault is healed, every member is in sync within `heal`, and every request is answered.
 //! * IO is frozen no longer than the caller says is due: a round trip, the drain of what is in flight, at promotion
 //!   a flush (R18).
-//! * Of messages that are not IO, of metadata writes and of log lines there are no more than so many in a second.
+//! * Of messages that are not IO, of metadata writes and of log lines there are no more than so many in a second. A pull
+//!   that brought what its member has not pulled under the same configuration is not counted: of those there are no
+//!   more than a store has chunks, and R17 wants them as fast as they can be.
 
 use crate::violation::Rule;
 use crate::violation::Seconds;
@@ -166,6 +168,15 @@ impl Liveness {
                 time,
                 format!("more than {limit} in second {second}: {what:?}"),
             );
+        }
+    }
+
+    /// One of those counted in this second was progress, of which there is an end: it does not count.
+    pub fn uncount(&mut self, time: Time, what: Counted) {
+        if let Some((second, count)) = self.counts.get_mut(&what) {
+            if *second == time / SECOND {
+                *count = count.saturating_sub(1);
+            }
         }
     }
 

@@ -227,6 +227,10 @@ fn storms() {
         liveness.count(round * 1_000_000_000, Counted::LogLine(1));
         liveness.count(round * 1_000_000_000, Counted::LogLine(2));
     }
+    for _ in 0..9 {
+        liveness.count(4_000_000_000, Counted::Message);
+        liveness.uncount(4_000_000_000, Counted::Message);
+    }
     assert!(liveness.take().is_empty());
     for _ in 0..9 {
         liveness.count(5_000_000_000, Counted::MetadataWrite(1));

@@ -339,6 +339,11 @@ impl Client {
         matches!(self.coordinator.state(), State::Serving)
     }
 
+    /// Whether it cannot start, for now.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.coordinator.state(), State::Attaching | State::Held)
+    }
+
     /// Whether a command of the administrator is under way.
     pub fn has_command(&self) -> bool {
         self.commands > 0

@@ -1203,6 +1203,7 @@ impl Node {
             }
             Act::PullWrite(call, offset, len) => {
                 env.figures.pulls += 1;
+                env.observer.pulled(env.now(), self.member, offset);
                 let values = self.pulled.remove(&call).unwrap_or_default();
                 let count = len as usize / 512;
                 if values.len() != count {

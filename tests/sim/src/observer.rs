@@ -37,6 +37,7 @@ use rmr_proto::MemberId;
 use rmr_proto::Quorum;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::hash::Hasher;
 
@@ -91,6 +92,8 @@ pub struct Observer {
     epochs: u64,
     /// How long something takes is of no interest.
     timeless: bool,
+    /// Offsets that members have pulled under the configuration they persisted last.
+    pulled: BTreeSet<(u8, u64)>,
 }
 
 impl Hash for Observer {
@@ -148,6 +151,7 @@ impl Observer {
             table,
             epochs: 0,
             timeless: false,
+            pulled: BTreeSet::new(),
         }
     }
 
@@ -366,6 +370,7 @@ impl Observer {
             return;
         }
         last.installed = Some(name);
+        self.pulled.retain(|&(of, _)| of != member);
         let new = Configuration {
             generation: (name.0, name.1),
             epoch: name.2,
@@ -501,6 +506,13 @@ impl Observer {
     /// A control or peer message was sent.
     pub fn message(&mut self, now: Nanos) {
         self.liveness.count(now, Counted::Message);
+    }
+
+    /// A member writes what it pulled.
+    pub fn pulled(&mut self, now: Nanos, member: u8, offset: u64) {
+        if self.pulled.insert((member, offset)) {
+            self.liveness.uncount(now, Counted::Message);
+        }
     }
 
     /// A copy of a record is being written.

@@ -29,6 +29,7 @@ use crate::workload::Workload;
 use rmr_checkers::disks::Marks;
 use rmr_engine::client::Admin;
 use rmr_engine::client::OnNoData;
+use rmr_proto::Config;
 use rmr_proto::MemberId;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
@@ -539,6 +540,8 @@ impl World {
                     self.env.queue.after(span, Event::Restore(member));
                 }
             }
+            // In a pool that was never started, nobody knows which store is foreign.
+            Kind::ForeignDisk if self.env.observer.config().is_none() => {}
             Kind::ForeignDisk => {
                 self.crash(member, true);
                 if let Some(node) = self.nodes.get_mut(&member) {
@@ -600,15 +603,16 @@ impl World {
         }
     }
 
-    /// Whether a member's own disk is in its host, and can be lost: others that are up have all data.
+    /// Whether the disk of this member can be lost: all others are up, so that a copy is left, and it is in.
     fn can_lose(&self, member: u8) -> bool {
-        let here = self
-            .nodes
-            .get(&member)
-            .is_some_and(|node| !node.has_foreign());
-        let mut others = self.nodes.values().filter(|node| node.member != member);
-        here && self.env.observer.can_lose(member)
-            && others.all(|node| node.is_started() && !node.is_lost())
+        let is_well = |node: &Node| {
+            if node.member == member {
+                !node.has_foreign()
+            } else {
+                node.is_started() && !node.is_lost()
+            }
+        };
+        self.env.observer.can_lose(member) && self.nodes.values().all(is_well)
     }
 
     fn replace_disk(&mut self, member: u8) {
@@ -657,7 +661,13 @@ impl World {
         let Some(config) = self.env.observer.config().cloned() else {
             return;
         };
-        if !client.is_serving() || client.has_command() {
+        if client.has_command() {
+            return;
+        }
+        if !client.is_serving() {
+            if self.env.healed {
+                self.force(&config);
+            }
             return;
         }
         let now = self.env.now();
@@ -668,6 +678,8 @@ impl World {
             let wanted = self.wanted.contains(&member);
             let admin = match config.store(id) {
                 None if wanted => Admin::Add(id),
+                // The last copy is not removed; as soon as another one is in sync, it is.
+                Some(_) if !wanted && config.in_sync.without(id).is_empty() => continue,
                 Some(_) if !wanted => Admin::Remove(id),
                 Some(store) if node.is_lost() && store != node.store() => Admin::Replace(id),
                 Some(_) if self.env.healed && config.maintenance.contains(id) => {
@@ -695,6 +707,28 @@ impl World {
                     return;
                 }
             }
+        }
+    }
+
+    /// The pool does not start. If that is for a member in sync whose store is gone for good, it is to start without.
+    fn force(&mut self, config: &Config) {
+        let is_gone = |id: MemberId| {
+            let node = self.nodes.get(&crate::observer::number(id));
+            node.is_none_or(|node| config.store(id) != Some(node.store()) || node.is_doubtful())
+        };
+        let (lost, left): (Vec<MemberId>, Vec<MemberId>) =
+            config.in_sync.iter().partition(|&id| is_gone(id));
+        let waits = self
+            .clients
+            .get(&self.env.current)
+            .is_some_and(Client::is_waiting);
+        let patience = self.env.plan.heal + 20 * SECOND;
+        if waits && !lost.is_empty() && !left.is_empty() && self.env.now() > patience {
+            let history = Uuid::from_random(self.env.uuids.bytes());
+            self.command(Admin::Force {
+                lost: lost.into_iter().collect(),
+                history,
+            });
         }
     }
 
