@@ -540,8 +540,8 @@ impl World {
                     self.env.queue.after(span, Event::Restore(member));
                 }
             }
-            // In a pool that was never started, nobody knows which store is foreign.
-            Kind::ForeignDisk if self.env.observer.config().is_none() => {}
+            // Where no store of the pool is left that was ever started, nobody knows which one is foreign.
+            Kind::ForeignDisk if !self.others_know(member) => {}
             Kind::ForeignDisk => {
                 self.crash(member, true);
                 if let Some(node) = self.nodes.get_mut(&member) {
@@ -553,7 +553,10 @@ impl World {
             Kind::Clock => {
                 let jump = random.scaled(MS, 1000 * SECOND);
                 let host = if random.chance(1, 2) { host } else { current };
-                self.env.jump(host, random.chance(2, 3), jump);
+                let forward = random.chance(2, 3);
+                // The clock is monotonic: only a broken one goes back, and what waits for a time waits longer by that.
+                let jump = if forward { jump } else { jump.min(5 * SECOND) };
+                self.env.jump(host, forward, jump);
             }
             _ => {
                 if let Some(node) = self.nodes.get_mut(&member) {
@@ -606,13 +609,21 @@ impl World {
     /// Whether the disk of this member can be lost: all others are up, so that a copy is left, and it is in.
     fn can_lose(&self, member: u8) -> bool {
         let is_well = |node: &Node| {
-            if node.member == member {
-                !node.has_foreign()
-            } else {
-                node.is_started() && !node.is_lost()
-            }
+            !node.has_foreign() && (node.member == member || node.is_started() && !node.is_lost())
         };
         self.env.observer.can_lose(member) && self.nodes.values().all(is_well)
+    }
+
+    /// Whether another member in sync has its disk.
+    fn others_know(&self, member: u8) -> bool {
+        let Some(config) = self.env.observer.config() else {
+            return false;
+        };
+        let others = config.in_sync.iter().map(crate::observer::number);
+        others
+            .filter(|&other| other != member)
+            .filter_map(|other| self.nodes.get(&other))
+            .any(|node| !node.has_foreign() && !node.is_lost())
     }
 
     fn replace_disk(&mut self, member: u8) {
