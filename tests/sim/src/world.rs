@@ -611,7 +611,7 @@ impl World {
         let is_well = |node: &Node| {
             !node.has_foreign() && (node.member == member || node.is_started() && !node.is_lost())
         };
-        self.env.observer.can_lose(member) && self.nodes.values().all(is_well)
+        self.env.observer.can_lose(member) && self.nodes.values().all(|node| is_well(node))
     }
 
     /// Whether another member in sync has its disk.
@@ -732,7 +732,7 @@ impl World {
         let waits = self
             .clients
             .get(&self.env.current)
-            .is_some_and(Client::is_waiting);
+            .is_some_and(|client| client.is_waiting());
         let patience = self.env.plan.heal + 20 * SECOND;
         if waits && !lost.is_empty() && !left.is_empty() && self.env.now() > patience {
             let history = Uuid::from_random(self.env.uuids.bytes());
