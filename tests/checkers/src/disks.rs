@@ -23,11 +23,15 @@
 
 use crate::contains;
 use crate::members;
+use crate::sectors::Sectors;
 use crate::violation::Rule;
 use crate::violation::Time;
 use crate::violation::Violation;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::hash::Hash;
+use std::hash::Hasher;
 
 /// What members remember; of a member that is up in its memory, else on its disk.
 pub trait Marks {
@@ -52,7 +56,7 @@ pub struct Geometry {
 }
 
 /// What is known of the content of a sector.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 struct Sector {
     /// The value of the last completed write.
     content: u64,
@@ -63,6 +67,77 @@ struct Sector {
 impl Sector {
     fn candidates(&self) -> impl Iterator<Item = u64> + '_ {
         std::iter::once(self.content).chain(self.open.iter().map(|&(_, value)| value))
+    }
+}
+
+/// The sectors of a chunk on which a member differs from a possible content.
+#[derive(Clone, Debug)]
+struct Differing {
+    /// The first sector of the chunk.
+    first: u64,
+    /// A bit for each sector of it.
+    bits: Box<[u64]>,
+    /// For each of them, the members that hold one of the possible contents, as a set for each of these. Most sectors have
+    /// the same, so these are few. Kept until something changes: marks change more often than what is on the disks.
+    agreeing: OnceCell<Vec<Vec<u32>>>,
+}
+
+impl Differing {
+    fn new(first: u64, sectors: u64) -> Differing {
+        Differing {
+            first,
+            bits: vec![0; sectors.div_ceil(64) as usize].into(),
+            agreeing: OnceCell::new(),
+        }
+    }
+
+    /// Says whether a sector differs; whether any does.
+    fn set(&mut self, sector: u64, differs: bool) -> bool {
+        let place = sector - self.first;
+        let bit = 1 << (place % 64);
+        if let Some(word) = self.bits.get_mut((place / 64) as usize) {
+            *word = if differs { *word | bit } else { *word & !bit };
+        }
+        self.agreeing.take();
+        differs || self.bits.iter().any(|&word| word != 0)
+    }
+
+    fn sectors(&self) -> impl Iterator<Item = u64> + '_ {
+        let words = (self.first..).step_by(64).zip(&self.bits);
+        words.flat_map(|(first, &word)| {
+            (0..64)
+                .filter(move |bit| word >> bit & 1 == 1)
+                .map(move |bit| first + bit)
+        })
+    }
+}
+
+impl Hash for Differing {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits.hash(state);
+    }
+}
+
+/// Which members' differences are remembered, asked for only where it matters.
+struct Unmarked<F> {
+    asked: u32,
+    marked: u32,
+    ask: F,
+}
+
+impl<F: Fn(u8) -> bool> Unmarked<F> {
+    /// Whether all of these are marked.
+    fn excuses(&mut self, all: u32) -> bool {
+        for member in members(all & !self.asked) {
+            if (self.ask)(member) {
+                self.marked |= crate::bit(member);
+            }
+            self.asked |= crate::bit(member);
+            if !contains(self.marked, member) {
+                return false;
+            }
+        }
+        all & !self.marked == 0
     }
 }
 
@@ -79,19 +154,19 @@ struct Written {
 #[derive(Clone, Debug, Hash)]
 pub struct Disks {
     geometry: Geometry,
-    /// By member, then sector; what is not there is 0.
-    copies: BTreeMap<u8, BTreeMap<u64, u64>>,
-    sectors: BTreeMap<u64, Sector>,
+    /// By member, from 1.
+    copies: Vec<Sectors<u64>>,
+    sectors: Sectors<Sector>,
     writes: BTreeMap<u64, Written>,
     in_sync: u32,
     /// In-sync sets that some, not all, of their receivers have persisted.
     installing: Vec<u32>,
     /// Members in the table.
     table: u32,
-    /// Chunks to be looked at.
-    touched: BTreeSet<u64>,
-    /// Sectors on which a member differs from a possible content, by chunk.
-    differing: BTreeMap<u64, BTreeSet<u64>>,
+    /// Chunks to be looked at, in any order, some more than once.
+    touched: Vec<u64>,
+    /// By chunk.
+    differing: BTreeMap<u64, Differing>,
 }
 
 impl Disks {
@@ -103,39 +178,28 @@ impl Disks {
                 chunk_sectors,
                 ..geometry
             },
-            copies: members(table)
-                .map(|member| (member, BTreeMap::new()))
-                .collect(),
-            sectors: BTreeMap::new(),
+            copies: Vec::new(),
+            sectors: Sectors::new(),
             writes: BTreeMap::new(),
             in_sync: table,
             installing: Vec::new(),
             table,
-            touched: BTreeSet::new(),
+            touched: Vec::new(),
             differing: BTreeMap::new(),
         }
     }
 
     /// The visible content of a sector of a member's disk is `value` now, for whatever reason.
     pub fn wrote(&mut self, member: u8, sector: u64, value: u64) {
-        let copy = self.copies.entry(member).or_default();
-        let old = if value == 0 {
-            copy.remove(&sector)
-        } else {
-            copy.insert(sector, value)
-        };
-        if old.unwrap_or(0) != value {
+        if self.copy(member).set(sector, value) != value {
             self.changed(sector);
         }
     }
 
     /// The member has another disk, all zero.
     pub fn replaced(&mut self, member: u8) {
-        let old = self
-            .copies
-            .insert(member, BTreeMap::new())
-            .unwrap_or_default();
-        for sector in old.into_keys() {
+        let old = std::mem::take(self.copy(member));
+        for (sector, _) in old.iter() {
             self.changed(sector);
         }
     }
@@ -151,11 +215,7 @@ impl Disks {
     /// A client began a write.
     pub fn started(&mut self, op: u64, sector: u64, values: &[u64]) {
         for (sector, &value) in (sector..).zip(values) {
-            self.sectors
-                .entry(sector)
-                .or_default()
-                .open
-                .push((op, value));
+            self.sectors.entry(sector).open.push((op, value));
             self.changed(sector);
         }
         let values = values.to_vec();
@@ -168,7 +228,7 @@ impl Disks {
             return;
         };
         for (sector, &value) in (write.sector..).zip(&write.values) {
-            let state = self.sectors.entry(sector).or_default();
+            let state = self.sectors.entry(sector);
             // Writes that were given up before may not come up again now; those under way may.
             let still_running = &self.writes;
             state
@@ -202,7 +262,7 @@ impl Disks {
         for sector in self.known_sectors() {
             for member in members(in_sync & self.table) {
                 let value = self.value(member, sector);
-                let state = self.sectors.entry(sector).or_default();
+                let state = self.sectors.entry(sector);
                 if state.candidates().all(|candidate| candidate != value) {
                     state.open.push((u64::MAX, value));
                     self.changed(sector);
@@ -228,7 +288,7 @@ impl Disks {
                 .map(|member| self.value(member, sector))
                 .collect();
             held.dedup();
-            let state = self.sectors.entry(sector).or_default();
+            let state = self.sectors.entry(sector);
             let still_running = &self.writes;
             state.open.retain(|(op, _)| still_running.contains_key(op));
             if let Some((first, others)) = held.split_first() {
@@ -243,7 +303,7 @@ impl Disks {
 
     /// Marks of a chunk were taken away: it is looked at in the next check.
     pub fn touch(&mut self, chunk: u64) {
-        self.touched.insert(chunk);
+        self.look_at(chunk);
     }
 
     /// Checks R11 where something changed since the last check.
@@ -252,10 +312,15 @@ impl Disks {
     ///
     /// A sector that differs and is not marked.
     pub fn check_touched(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
-        let touched = std::mem::take(&mut self.touched);
-        touched
-            .into_iter()
-            .try_for_each(|chunk| self.check_chunk(time, chunk, marks))
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        let result = touched
+            .iter()
+            .try_for_each(|&chunk| self.check_chunk(time, chunk, marks));
+        touched.clear();
+        self.touched = touched;
+        result
     }
 
     /// Checks R11 wherever copies differ.
@@ -277,15 +342,15 @@ impl Disks {
     /// A sector that differs.
     pub fn check_equal(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
         self.check_all(time, marks)?;
-        for (&chunk, sectors) in &self.differing {
-            for &sector in sectors {
+        for (&chunk, differing) in &self.differing {
+            for sector in differing.sectors() {
                 let here = members(self.in_sync & self.table);
                 let clean: Vec<u8> = here
                     .filter(|&member| !self.marked(member, chunk, self.in_sync, marks))
                     .collect();
                 let Some(first) = clean.first() else { continue };
                 let value = self.value(*first, sector);
-                let candidate = self.sectors.get(&sector).map_or(value == 0, |state| {
+                let candidate = self.sectors.get(sector).map_or(value == 0, |state| {
                     state.candidates().any(|candidate| candidate == value)
                 });
                 if !candidate
@@ -303,89 +368,118 @@ impl Disks {
 
     /// How many chunks of a member's copy differ from the completed content.
     pub fn differing(&self, member: u8) -> usize {
-        let differs = |&sector: &u64| {
-            let content = self.sectors.get(&sector).map_or(0, |state| state.content);
+        let differs = |sector: u64| {
+            let content = self.sectors.get(sector).map_or(0, |state| state.content);
             self.value(member, sector) != content
         };
         self.differing
             .values()
-            .filter(|sectors| sectors.iter().any(differs))
+            .filter(|differing| differing.sectors().any(differs))
             .count()
     }
 
     fn value(&self, member: u8, sector: u64) -> u64 {
-        self.copies
-            .get(&member)
-            .and_then(|copy| copy.get(&sector))
-            .copied()
-            .unwrap_or(0)
+        let copy = self.copies.get(usize::from(member).wrapping_sub(1));
+        copy.map_or(0, |copy| copy.value(sector))
+    }
+
+    fn copy(&mut self, member: u8) -> &mut Sectors<u64> {
+        let place = usize::from(member.max(1)) - 1;
+        if place >= self.copies.len() {
+            self.copies.resize(place + 1, Sectors::new());
+        }
+        &mut self.copies[place]
     }
 
     fn chunk_of(&self, sector: u64) -> u64 {
         sector / self.geometry.chunk_sectors
     }
 
-    fn known_sectors(&self) -> BTreeSet<u64> {
-        let held = self.copies.values().flat_map(BTreeMap::keys);
-        held.chain(self.sectors.keys()).copied().collect()
+    /// All sectors of which something is known, and some near them.
+    fn known_sectors(&self) -> impl Iterator<Item = u64> {
+        let held = self.copies.iter().flat_map(Sectors::parts);
+        let parts: BTreeSet<u64> = held.chain(self.sectors.parts()).collect();
+        parts.into_iter().flat_map(Sectors::<u64>::part)
+    }
+
+    fn look_at(&mut self, chunk: u64) {
+        if self.touched.last() != Some(&chunk) {
+            self.touched.push(chunk);
+        }
     }
 
     /// Brings `differing` up to date.
     fn changed(&mut self, sector: u64) {
         let chunk = self.chunk_of(sector);
-        self.touched.insert(chunk);
+        self.look_at(chunk);
         let mut values = members(self.table).map(|member| self.value(member, sector));
-        let differs = match self.sectors.get(&sector) {
+        let differs = match self.sectors.get(sector) {
             Some(state) => {
                 values.any(|value| state.candidates().any(|candidate| candidate != value))
             }
             None => values.any(|value| value != 0),
         };
+        let sectors = self.geometry.chunk_sectors;
         if differs {
-            self.differing.entry(chunk).or_default().insert(sector);
-        } else if let Some(sectors) = self.differing.get_mut(&chunk) {
-            sectors.remove(&sector);
-            if sectors.is_empty() {
+            let new = || Differing::new(chunk * sectors, sectors);
+            let differing = self.differing.entry(chunk).or_insert_with(new);
+            differing.set(sector, true);
+        } else if let Some(differing) = self.differing.get_mut(&chunk) {
+            if !differing.set(sector, false) {
                 self.differing.remove(&chunk);
             }
         }
     }
 
+    /// For each possible content of a sector, the members that hold it.
+    fn agreeing(&self, sector: u64) -> Vec<u32> {
+        let holders = |content| {
+            let table = members(self.table);
+            let equal = table.filter(|&member| self.value(member, sector) == content);
+            equal.fold(0, |set, member| set | crate::bit(member))
+        };
+        let mut sets: Vec<u32> = match self.sectors.get(sector) {
+            Some(state) => state.candidates().map(holders).collect(),
+            None => vec![holders(0)],
+        };
+        sets.sort_unstable();
+        sets.dedup();
+        sets
+    }
+
     fn check_chunk(&self, time: Time, chunk: u64, marks: &impl Marks) -> Result<(), Violation> {
-        let Some(sectors) = self.differing.get(&chunk) else {
+        let Some(differing) = self.differing.get(&chunk) else {
             return Ok(());
         };
-        let unmarked = |in_sync: &u32| -> Vec<u8> {
-            let table = members(self.table);
-            table
-                .filter(|&member| !self.marked(member, chunk, *in_sync, marks))
-                .collect()
-        };
-        let unmarked: Vec<_> = std::iter::once(&self.in_sync)
-            .chain(&self.installing)
-            .map(unmarked)
-            .collect();
-        for &sector in sectors {
-            let fits = |content| {
-                let equal = |of: &Vec<u8>| {
-                    of.iter()
-                        .all(|&member| self.value(member, sector) == content)
-                };
-                unmarked.iter().any(equal)
-            };
-            let good = match self.sectors.get(&sector) {
-                Some(state) => state.candidates().any(fits),
-                None => fits(0),
-            };
-            if !good {
-                return Err(Violation::new(
-                    Rule::Unmarked,
-                    time,
-                    self.describe(sector, marks),
-                ));
+        let agreeing = differing.agreeing.get_or_init(|| {
+            let mut all: Vec<Vec<u32>> = Vec::new();
+            for sector in differing.sectors() {
+                let sets = self.agreeing(sector);
+                if !all.contains(&sets) {
+                    all.push(sets);
+                }
             }
+            all
+        });
+        let mut unmarked: Vec<_> = std::iter::once(&self.in_sync)
+            .chain(&self.installing)
+            .map(|&in_sync| Unmarked {
+                asked: 0,
+                marked: 0,
+                ask: move |member| self.marked(member, chunk, in_sync, marks),
+            })
+            .collect();
+        let mut fits = |sets: &Vec<u32>| {
+            let mut others = sets.iter().map(|set| self.table & !set);
+            others.any(|others| unmarked.iter_mut().any(|marks| marks.excuses(others)))
+        };
+        if agreeing.iter().all(&mut fits) {
+            return Ok(());
         }
-        Ok(())
+        let mut sectors = differing.sectors();
+        let sector = sectors.find(|&sector| !fits(&self.agreeing(sector)));
+        let what = sector.map_or_else(String::new, |sector| self.describe(sector, marks));
+        Err(Violation::new(Rule::Unmarked, time, what))
     }
 
     /// Whether a difference of `member` in `chunk` is remembered, where these are the members in sync.
@@ -399,7 +493,7 @@ impl Disks {
 
     fn describe(&self, sector: u64, marks: &impl Marks) -> String {
         let chunk = self.chunk_of(sector);
-        let state = self.sectors.get(&sector).cloned().unwrap_or_default();
+        let state = self.sectors.get(sector).cloned().unwrap_or_default();
         let mut text = format!(
             "sector {sector}, chunk {chunk}: completed {:#x}",
             state.content

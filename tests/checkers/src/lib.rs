@@ -27,6 +27,7 @@ pub mod history;
 pub mod liveness;
 mod search;
 mod sector;
+pub mod sectors;
 mod violation;
 mod zones;
 
@@ -48,6 +49,10 @@ pub fn bit(member: u8) -> u32 {
 }
 
 /// The members of a set, in rising order.
-pub fn members(set: u32) -> impl Iterator<Item = u8> {
-    (1..=32).filter(move |&member| contains(set, member))
+pub fn members(mut set: u32) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let member = set.trailing_zeros() as u8 + 1;
+        set &= set.wrapping_sub(1);
+        (member <= 32).then_some(member)
+    })
 }

@@ -90,10 +90,11 @@ fn closure(
     open: &[Option<usize>],
     states: BTreeSet<State>,
 ) -> Option<BTreeSet<State>> {
+    let opened: Vec<(&Item, u64)> = opened(items, open).collect();
     let mut all = BTreeSet::new();
     let mut next: Vec<State> = states
         .into_iter()
-        .map(|state| see(items, open, state))
+        .map(|state| see(&opened, state))
         .collect();
     while let Some(state) = next.pop() {
         if !all.insert(state) {
@@ -102,9 +103,9 @@ fn closure(
         if all.len() > MAX_STATES {
             return None;
         }
-        for (item, bit) in opened(items, open) {
+        for &(item, bit) in &opened {
             if item.write && state.1 & bit == 0 {
-                next.push(see(items, open, (Some(item.span.value), state.1 | bit)));
+                next.push(see(&opened, (Some(item.span.value), state.1 | bit)));
             }
         }
     }
@@ -112,8 +113,8 @@ fn closure(
 }
 
 /// Lets all open reads of the content take effect: that forbids nothing later.
-fn see(items: &[Item], open: &[Option<usize>], (content, mut done): State) -> State {
-    for (item, bit) in opened(items, open) {
+fn see(opened: &[(&Item, u64)], (content, mut done): State) -> State {
+    for &(item, bit) in opened {
         if !item.write && content == Some(item.span.value) {
             done |= bit;
         }

@@ -18,11 +18,11 @@ use std::rc::Rc;
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
 
-/// Content of a sector of metadata; `None` is all zero.
-type Bytes = Option<Rc<[u8; 512]>>;
-
 /// A record of metadata, 4 KiB.
 pub type Record = [u8; RECORD_BYTES];
+
+/// What was never written.
+static EMPTY: Record = [0; RECORD_BYTES];
 
 /// An access to a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +57,7 @@ pub struct Done {
     pub status: Status,
     /// What was read.
     pub values: Vec<u64>,
-    /// Sectors of data whose visible content may have changed.
+    /// Sectors of data whose visible content changed.
     pub changed: Vec<u64>,
     /// Those of them that went back to what they held before.
     pub lost: Vec<u64>,
@@ -66,10 +66,12 @@ pub struct Done {
 /// A disk.
 #[derive(Clone, Debug, Hash)]
 pub struct Disk {
-    data: Cache<u64>,
-    meta: Cache<Bytes>,
+    data: Cache,
+    /// Records by their offset. They are written past the cache.
+    meta: BTreeMap<u64, Box<Record>>,
     volatile: bool,
-    under_way: BTreeMap<u64, (Access, u64, u64)>,
+    /// With what was written to the cache when they began.
+    under_way: BTreeMap<u64, (Access, u64)>,
     next: u64,
     /// Sectors of data that cannot be read until they are written.
     unreadable: BTreeSet<u64>,
@@ -84,7 +86,7 @@ impl Disk {
     pub fn new(volatile: bool) -> Disk {
         Disk {
             data: Cache::new(),
-            meta: Cache::new(),
+            meta: BTreeMap::new(),
             volatile,
             under_way: BTreeMap::new(),
             next: 0,
@@ -102,8 +104,7 @@ impl Disk {
     /// Begins an access; returns its number.
     pub fn begin(&mut self, access: Access) -> u64 {
         self.next += 1;
-        let marks = (self.data.mark(), self.meta.mark());
-        self.under_way.insert(self.next, (access, marks.0, marks.1));
+        self.under_way.insert(self.next, (access, self.data.mark()));
         self.next
     }
 
@@ -114,7 +115,7 @@ impl Disk {
 
     /// Ends an access. `None` if it is not under way any more.
     pub fn end(&mut self, number: u64, failing: Failing, random: &mut Random) -> Option<Done> {
-        let (access, data_mark, meta_mark) = self.under_way.remove(&number)?;
+        let (access, mark) = self.under_way.remove(&number)?;
         let mut done = Done::default();
         match access {
             Access::Read(sector, count) => {
@@ -137,15 +138,16 @@ impl Disk {
                 if bad || failing == Failing::Fail {
                     done.status = Status::Medium;
                 }
-                // Of a write that fails, any part is done.
-                let part = done.status != Status::Ok;
-                for (sector, &value) in (sector..).zip(values.iter()) {
-                    if part && random.chance(1, 2) {
-                        continue;
+                let stable = fua || !self.volatile;
+                if done.status.is_ok() {
+                    self.write(sector, &values, stable, &mut done.changed);
+                } else {
+                    // Of a write that fails, any part is done.
+                    for (sector, &value) in (sector..).zip(values.iter()) {
+                        if random.chance(1, 2) {
+                            self.write(sector, &[value].into(), stable, &mut done.changed);
+                        }
                     }
-                    self.data.write(sector, value, fua || !self.volatile);
-                    self.unreadable.remove(&sector);
-                    done.changed.push(sector);
                 }
             }
             Access::Flush if failing == Failing::Fail => {
@@ -153,10 +155,7 @@ impl Disk {
                 done.lost = self.lose(random);
                 done.changed.clone_from(&done.lost);
             }
-            Access::Flush => {
-                self.data.flushed(data_mark);
-                self.meta.flushed(meta_mark);
-            }
+            Access::Flush => self.data.flushed(mark),
             Access::Meta(offset, record) => match failing {
                 Failing::No => self.put(offset, &record, 0),
                 Failing::Fail => {
@@ -187,9 +186,7 @@ impl Disk {
                     for (sector, &value) in (sector..).zip(values.iter()) {
                         if random.chance(part, 100) {
                             let stable = !self.volatile || random.chance(1, 4);
-                            self.data.write(sector, value, stable);
-                            self.unreadable.remove(&sector);
-                            done.changed.push(sector);
+                            self.write(sector, &[value].into(), stable, &mut done.changed);
                         }
                     }
                 }
@@ -218,7 +215,6 @@ impl Disk {
         let mut done = Done::default();
         if power {
             done.lost = self.data.forget_unstable();
-            self.meta.forget_unstable();
             done.changed.clone_from(&done.lost);
         }
         done
@@ -228,7 +224,6 @@ impl Disk {
     pub fn forget_unstable(&mut self) {
         self.under_way.clear();
         self.data.forget_unstable();
-        self.meta.forget_unstable();
     }
 
     /// What a sector of data holds.
@@ -238,18 +233,12 @@ impl Disk {
 
     /// The sectors of data that hold something.
     pub fn values(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.data.sectors().map(|(sector, &value)| (sector, value))
+        self.data.sectors()
     }
 
     /// Reads a record of metadata.
-    pub fn record(&self, offset: u64) -> Record {
-        let mut record = [0; RECORD_BYTES];
-        for (sector, bytes) in (offset / SECTOR..).zip(record.chunks_exact_mut(512)) {
-            if let Some(content) = self.meta.read(sector) {
-                bytes.copy_from_slice(&content[..]);
-            }
-        }
-        record
+    pub fn record(&self, offset: u64) -> &Record {
+        self.meta.get(&offset).map_or(&EMPTY, |record| record)
     }
 
     /// Writes a record at once: for the creation of a store.
@@ -264,7 +253,7 @@ impl Disk {
 
     /// Makes a copy of a record unreadable.
     pub fn rot(&mut self, offset: u64, random: &mut Random) {
-        let mut record = self.record(offset);
+        let mut record = *self.record(offset);
         let place = random.below(RECORD_BYTES as u64) as usize;
         record[place] ^= 1 << random.below(8);
         self.put_silently(offset, &record, 0);
@@ -293,23 +282,27 @@ impl Disk {
     }
 
     fn put_silently(&mut self, offset: u64, record: &Record, skip: u8) {
-        let sectors = (offset / SECTOR..).zip(record.chunks_exact(512));
-        for (place, (sector, bytes)) in sectors.enumerate() {
-            if skip & 1 << place != 0 {
-                continue;
+        let kept = self.meta.entry(offset).or_insert_with(|| Box::new(EMPTY));
+        let sectors = kept.chunks_exact_mut(512).zip(record.chunks_exact(512));
+        for (place, (to, from)) in sectors.enumerate() {
+            if skip & 1 << place == 0 {
+                to.copy_from_slice(from);
             }
-            let content = <[u8; 512]>::try_from(bytes)
-                .ok()
-                .filter(|bytes| bytes.iter().any(|&byte| byte != 0))
-                .map(Rc::new);
-            self.meta.write(sector, content, true);
+        }
+    }
+
+    /// Writes data; adds the sectors that it changes to `changed`.
+    fn write(&mut self, sector: u64, values: &Rc<[u64]>, stable: bool, changed: &mut Vec<u64>) {
+        self.data
+            .write(sector, values, stable, |sector| changed.push(sector));
+        if !self.unreadable.is_empty() {
+            let written = sector..sector + values.len() as u64;
+            self.unreadable.retain(|sector| !written.contains(sector));
         }
     }
 
     fn lose(&mut self, random: &mut Random) -> Vec<u64> {
-        self.meta.lose(random);
-        let lost = self.data.lose(random);
-        lost.into_iter().map(|(sector, _)| sector).collect()
+        self.data.lose(random)
     }
 }
 
@@ -373,13 +366,13 @@ mod tests {
             disk.end(write, failing, random).map(|done| done.status)
         };
         assert_eq!(meta(&mut disk, Failing::Lost, random), Some(Status::Ok));
-        assert_eq!(disk.record(4096), [0; RECORD_BYTES]);
+        assert_eq!(*disk.record(4096), [0; RECORD_BYTES]);
         assert!(disk.is_damaged(4096));
         assert_eq!(meta(&mut disk, Failing::No, random), Some(Status::Ok));
         assert!(!disk.is_damaged(4096));
         disk.crash(true, random);
-        assert_eq!(disk.record(4096), record);
+        assert_eq!(*disk.record(4096), record);
         disk.rot(4096, random);
-        assert_ne!(disk.record(4096), record);
+        assert_ne!(*disk.record(4096), record);
     }
 }

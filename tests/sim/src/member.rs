@@ -218,7 +218,7 @@ struct DiskReader<'a>(&'a Disk);
 
 impl Reader for DiskReader<'_> {
     fn read(&mut self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result<(), Status> {
-        *page = self.0.record(offset);
+        *page = *self.0.record(offset);
         Ok(())
     }
 }

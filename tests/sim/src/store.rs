@@ -107,7 +107,7 @@ impl Image {
     fn try_read(disk: &Disk, layout: &Layout, store: Uuid) -> Option<Image> {
         let geometry = layout.geometry();
         let [first, second] = layout.epoch();
-        let parse = |at: Place| EpochRecord::parse::<Crc>(store, at, &disk.record(at.offset));
+        let parse = |at: Place| EpochRecord::parse::<Crc>(store, at, disk.record(at.offset));
         let epoch = pick_newest(parse(first), parse(second)).ok()?.record;
         let mut image = Image {
             readable: true,
@@ -122,7 +122,7 @@ impl Image {
                 .map(|at| (at, disk.record(at.offset)));
             let [first, second] = records
                 .each_ref()
-                .map(|(at, bytes)| LogPage::parse::<Crc>(store, *at, bytes));
+                .map(|(at, bytes)| LogPage::parse::<Crc>(store, *at, *bytes));
             match pick_newest(first, second) {
                 Ok(newest) => {
                     image.epoch.suspect_all |= newest.suspicious;
@@ -141,7 +141,7 @@ impl Image {
                     .map(|at| (at, disk.record(at.offset)));
                 let [first, second] = records
                     .each_ref()
-                    .map(|(at, bytes)| BitmapPage::parse::<Crc>(store, *at, bytes));
+                    .map(|(at, bytes)| BitmapPage::parse::<Crc>(store, *at, *bytes));
                 match pick_newest(first, second) {
                     Ok(newest) if newest.suspicious => chunks.extend(base..end),
                     Ok(newest) => {
@@ -206,7 +206,7 @@ mod tests {
         let (store, pool) = (Uuid([1; 16]), Uuid([2; 16]));
         let [one, two, three] = [1, 2, 3].map(|id| MemberId::new(id).unwrap());
         let mut disk = Disk::new(true);
-        create(&mut disk, &layout, store, pool, one).unwrap();
+        create(&mut disk, &layout, store, pool, one, &EpochRecord::default()).unwrap();
         let mut buf = [0; RECORD_BYTES];
         for copy in 0..2 {
             let at = layout.log_page(0).unwrap()[copy];
