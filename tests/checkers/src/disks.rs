@@ -432,19 +432,19 @@ impl Disks {
     }
 
     /// For each possible content of a sector, the members that hold it.
-    fn agreeing(&self, sector: u64) -> Vec<u32> {
+    fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
         let holders = |content| {
             let table = members(self.table);
             let equal = table.filter(|&member| self.value(member, sector) == content);
             equal.fold(0, |set, member| set | crate::bit(member))
         };
-        let mut sets: Vec<u32> = match self.sectors.get(sector) {
-            Some(state) => state.candidates().map(holders).collect(),
-            None => vec![holders(0)],
-        };
+        sets.clear();
+        match self.sectors.get(sector) {
+            Some(state) => sets.extend(state.candidates().map(holders)),
+            None => sets.push(holders(0)),
+        }
         sets.sort_unstable();
         sets.dedup();
-        sets
     }
 
     fn check_chunk(&self, time: Time, chunk: u64, marks: &impl Marks) -> Result<(), Violation> {
@@ -453,10 +453,11 @@ impl Disks {
         };
         let agreeing = differing.agreeing.get_or_init(|| {
             let mut all: Vec<Vec<u32>> = Vec::new();
+            let mut sets = Vec::new();
             for sector in differing.sectors() {
-                let sets = self.agreeing(sector);
+                self.agreeing(sector, &mut sets);
                 if !all.contains(&sets) {
-                    all.push(sets);
+                    all.push(sets.clone());
                 }
             }
             all
@@ -477,7 +478,11 @@ impl Disks {
             return Ok(());
         }
         let mut sectors = differing.sectors();
-        let sector = sectors.find(|&sector| !fits(&self.agreeing(sector)));
+        let mut sets = Vec::new();
+        let sector = sectors.find(|&sector| {
+            self.agreeing(sector, &mut sets);
+            !fits(&sets)
+        });
         let what = sector.map_or_else(String::new, |sector| self.describe(sector, marks));
         Err(Violation::new(Rule::Unmarked, time, what))
     }

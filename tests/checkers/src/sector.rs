@@ -98,10 +98,15 @@ impl Checker<'_> {
 
     /// What happened to a sector, but for what its values are called: the first one is 1, the next other one 2.
     fn shape(&self, sector: u64, accesses: &[Access]) -> Shape {
-        let mut names: HashMap<u64, usize> = HashMap::from([(0, 0)]);
+        // A few, mostly.
+        let mut names: Vec<u64> = vec![0];
         let named = accesses.iter().map(|access| {
-            let next = names.len();
-            (access.op, *names.entry(access.value).or_insert(next))
+            let known = names.iter().rposition(|&value| value == access.value);
+            let name = known.unwrap_or_else(|| {
+                names.push(access.value);
+                names.len() - 1
+            });
+            (access.op, name)
         });
         let lost = self.eras.boundaries.iter();
         Shape {

@@ -583,17 +583,20 @@ impl Node {
             return false;
         };
         let then = Image::read(&copy.disk, &self.layout, copy.store);
-        let Some(installed) = &then.epoch.installed else {
+        let now = Image::read(&self.device.disk, &self.layout, self.device.store);
+        let (Some(then), Some(now)) = (then.record(), now.record()) else {
             return false;
         };
-        let now = Image::read(&self.device.disk, &self.layout, self.device.store);
+        let Some(installed) = &then.installed else {
+            return false;
+        };
         let newer = (config.generation.number, config.epoch)
             > (installed.generation.number, installed.epoch);
         newer
             && copy.store == self.device.store
             && config.receivers().contains(self.id)
-            && now.epoch.incarnation > then.epoch.incarnation
-            && config.incarnation(self.id) > then.epoch.incarnation
+            && now.incarnation > then.incarnation
+            && config.incarnation(self.id) > then.incarnation
     }
 
     /// The copy is put in.
@@ -623,6 +626,17 @@ impl Node {
     fn look_at_disk(&mut self) {
         if self.aside.is_none() {
             self.image = Image::read(&self.device.disk, &self.layout, self.device.store);
+        }
+    }
+
+    /// A copy of a record was written.
+    fn look_at_record(&mut self, offset: u64) {
+        // One that is damaged was lost, or written elsewhere.
+        if self.device.disk.is_damaged(offset) {
+            self.look_at_disk();
+        } else if self.aside.is_none() {
+            self.image
+                .read_again(&self.device.disk, &self.layout, self.device.store, offset);
         }
     }
 
@@ -718,7 +732,7 @@ impl Node {
 
     /// A copy of a record is on the disk.
     fn written(&mut self, env: &mut Env, offset: u64, bytes: &Record) {
-        self.look_at_disk();
+        self.look_at_record(offset);
         let [first, second] = self.layout.epoch();
         if offset == first.offset {
             self.first_copy = Some(offset);

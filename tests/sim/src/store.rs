@@ -15,6 +15,7 @@ use rmr_proto::Geometry;
 use rmr_proto::Layout;
 use rmr_proto::LogPage;
 use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
 use rmr_proto::Place;
 use rmr_proto::PoolName;
 use rmr_proto::RecordError;
@@ -89,99 +90,162 @@ pub fn create(
 pub struct Image {
     /// Whether it can be read at all; if not, the store is refused, and holds nothing that counts.
     pub readable: bool,
-    /// The epoch record.
-    pub epoch: EpochRecord,
-    /// Extents in the activity log.
-    pub logged: BTreeSet<u64>,
-    /// Dirty chunks of members whose bitmaps count.
-    pub dirty: BTreeMap<MemberId, BTreeSet<u64>>,
+    /// The epoch record, if it is readable.
+    epoch: Option<EpochRecord>,
+    /// The pages of the activity log.
+    log: [Option<LogImage>; LOG_PAGES],
+    /// The pages of the bitmaps that count, as words.
+    dirty: BTreeMap<(MemberId, u64), Option<Vec<u64>>>,
     chunk_shift: u8,
+}
+
+/// A page of the activity log.
+#[derive(Clone, Debug, Default, Hash)]
+struct LogImage {
+    /// Something newer may be missing: the whole store is suspect.
+    suspicious: bool,
+    extents: BTreeSet<u64>,
+}
+
+/// Where to read an image from.
+struct Source<'a> {
+    disk: &'a Disk,
+    layout: &'a Layout,
+    store: Uuid,
+}
+
+impl Source<'_> {
+    fn epoch(&self) -> Option<EpochRecord> {
+        let parse =
+            |at: Place| EpochRecord::parse::<Crc>(self.store, at, self.disk.record(at.offset));
+        let [first, second] = self.layout.epoch().map(parse);
+        pick_newest(first, second).ok().map(|newest| newest.record)
+    }
+
+    fn log(&self, page: usize) -> Option<LogImage> {
+        let places = self.layout.log_page(page)?;
+        let records = places.map(|at| (at, self.disk.record(at.offset)));
+        let [first, second] = records
+            .each_ref()
+            .map(|(at, bytes)| LogPage::parse::<Crc>(self.store, *at, *bytes));
+        let newest = pick_newest(first, second).ok()?;
+        Some(LogImage {
+            suspicious: newest.suspicious,
+            extents: newest.record.slots().flatten().collect(),
+        })
+    }
+
+    fn bitmap(&self, member: MemberId, page: u64) -> Option<Vec<u64>> {
+        let places = self.layout.bitmap_page(member, page)?;
+        let records = places.map(|at| (at, self.disk.record(at.offset)));
+        let [first, second] = records
+            .each_ref()
+            .map(|(at, bytes)| BitmapPage::parse::<Crc>(self.store, *at, *bytes));
+        let newest = pick_newest(first, second).ok()?;
+        let words = newest.record.words().iter();
+        Some(if newest.suspicious {
+            words.map(|_| u64::MAX).collect()
+        } else {
+            words.map(|word| word.get()).collect()
+        })
+    }
 }
 
 impl Image {
     /// Reads the metadata of a store.
     pub fn read(disk: &Disk, layout: &Layout, store: Uuid) -> Image {
-        Image::try_read(disk, layout, store).unwrap_or_default()
+        let mut image = Image {
+            chunk_shift: layout.geometry().chunk_shift(),
+            ..Image::default()
+        };
+        let source = Source {
+            disk,
+            layout,
+            store,
+        };
+        for (page, log) in image.log.iter_mut().enumerate() {
+            *log = source.log(page);
+        }
+        image.read_epoch(&source);
+        image
     }
 
-    fn try_read(disk: &Disk, layout: &Layout, store: Uuid) -> Option<Image> {
-        let geometry = layout.geometry();
-        let [first, second] = layout.epoch();
-        let parse = |at: Place| EpochRecord::parse::<Crc>(store, at, disk.record(at.offset));
-        let epoch = pick_newest(parse(first), parse(second)).ok()?.record;
-        let mut image = Image {
-            readable: true,
-            epoch,
-            logged: BTreeSet::new(),
-            dirty: BTreeMap::new(),
-            chunk_shift: geometry.chunk_shift(),
+    /// Reads again what a copy of a record at this offset belongs to; nothing else was written.
+    pub fn read_again(&mut self, disk: &Disk, layout: &Layout, store: Uuid, offset: u64) {
+        let source = Source {
+            disk,
+            layout,
+            store,
         };
-        for page in 0..LOG_PAGES {
-            let records = layout
-                .log_page(page)?
-                .map(|at| (at, disk.record(at.offset)));
-            let [first, second] = records
-                .each_ref()
-                .map(|(at, bytes)| LogPage::parse::<Crc>(store, *at, *bytes));
-            match pick_newest(first, second) {
-                Ok(newest) => {
-                    image.epoch.suspect_all |= newest.suspicious;
-                    image.logged.extend(newest.record.slots().flatten());
-                }
-                Err(_) => return None,
+        let is_there = |places: [Place; 2]| places.iter().any(|at| at.offset == offset);
+        if is_there(layout.epoch()) {
+            return self.read_epoch(&source);
+        }
+        for (page, log) in self.log.iter_mut().enumerate() {
+            if layout.log_page(page).is_some_and(is_there) {
+                *log = source.log(page);
             }
         }
-        for member in image.epoch.bitmaps.iter() {
-            let mut chunks = BTreeSet::new();
-            for page in 0..layout.bitmap_pages() {
-                let base = page * BITMAP_PAGE_CHUNKS;
-                let end = geometry.chunks().min(base + BITMAP_PAGE_CHUNKS);
-                let records = layout
-                    .bitmap_page(member, page)?
-                    .map(|at| (at, disk.record(at.offset)));
-                let [first, second] = records
-                    .each_ref()
-                    .map(|(at, bytes)| BitmapPage::parse::<Crc>(store, *at, *bytes));
-                match pick_newest(first, second) {
-                    Ok(newest) if newest.suspicious => chunks.extend(base..end),
-                    Ok(newest) => {
-                        let words = newest.record.words();
-                        let is_set = |chunk: &u64| {
-                            let bit = chunk - base;
-                            words
-                                .get((bit / 64) as usize)
-                                .is_some_and(|word| word.get() & 1 << (bit % 64) != 0)
-                        };
-                        chunks.extend((base..end).filter(is_set));
-                    }
-                    Err(_) => return None,
-                }
+        for (&(member, page), words) in &mut self.dirty {
+            if layout.bitmap_page(member, page).is_some_and(is_there) {
+                *words = source.bitmap(member, page);
             }
-            image.dirty.insert(member, chunks);
         }
-        Some(image)
+        self.look();
+    }
+
+    fn read_epoch(&mut self, source: &Source<'_>) {
+        self.epoch = source.epoch();
+        let count = self
+            .epoch
+            .as_ref()
+            .map_or(MemberSet::EMPTY, |epoch| epoch.bitmaps);
+        self.dirty.retain(|(member, _), _| count.contains(*member));
+        for member in count.iter() {
+            for page in 0..source.layout.bitmap_pages() {
+                let read = || source.bitmap(member, page);
+                self.dirty.entry((member, page)).or_insert_with(read);
+            }
+        }
+        self.look();
+    }
+
+    /// Whether all is readable.
+    fn look(&mut self) {
+        self.readable = self.epoch.is_some()
+            && self.log.iter().all(Option::is_some)
+            && self.dirty.values().all(Option::is_some);
+    }
+
+    /// The epoch record of a store that is readable.
+    pub fn record(&self) -> Option<&EpochRecord> {
+        self.epoch.as_ref().filter(|_| self.readable)
     }
 
     /// Whether a chunk of a member's copy is dirty.
     pub fn is_dirty(&self, member: MemberId, chunk: u64) -> bool {
-        self.epoch.all_dirty.contains(member)
-            || self
-                .dirty
-                .get(&member)
-                .is_some_and(|chunks| chunks.contains(&chunk))
+        let page = chunk / BITMAP_PAGE_CHUNKS;
+        let bit = chunk % BITMAP_PAGE_CHUNKS;
+        let words = self.dirty.get(&(member, page)).and_then(Option::as_ref);
+        let word = words.and_then(|words| words.get((bit / 64) as usize));
+        self.record().is_some_and(|epoch| {
+            epoch.all_dirty.contains(member) || word.is_some_and(|word| word >> (bit % 64) & 1 == 1)
+        })
     }
 
     /// Whether the extent of a chunk is logged, or the whole store is suspect.
     pub fn is_logged(&self, chunk: u64) -> bool {
         let extent = chunk << self.chunk_shift >> EXTENT_SHIFT;
-        self.epoch.suspect_all || self.logged.contains(&extent)
+        let mut pages = self.log.iter().flatten();
+        self.record().is_some_and(|epoch| {
+            epoch.suspect_all || pages.any(|page| page.suspicious || page.extents.contains(&extent))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rmr_proto::MemberSet;
 
     #[test]
     fn new_store() {
@@ -194,7 +258,7 @@ mod tests {
         let epoch = EpochRecord::default();
         create(&mut disk, &layout, store, pool, member, &epoch).unwrap();
         let image = Image::read(&disk, &layout, store);
-        assert!(image.readable && image.logged.is_empty() && image.dirty.is_empty());
+        assert!(image.readable && image.dirty.is_empty());
         assert!(!image.is_dirty(member, 0) && !image.is_logged(0));
         assert!(!Image::read(&disk, &layout, Uuid([9; 16])).readable);
     }
@@ -206,7 +270,15 @@ mod tests {
         let (store, pool) = (Uuid([1; 16]), Uuid([2; 16]));
         let [one, two, three] = [1, 2, 3].map(|id| MemberId::new(id).unwrap());
         let mut disk = Disk::new(true);
-        create(&mut disk, &layout, store, pool, one, &EpochRecord::default()).unwrap();
+        create(
+            &mut disk,
+            &layout,
+            store,
+            pool,
+            one,
+            &EpochRecord::default(),
+        )
+        .unwrap();
         let mut buf = [0; RECORD_BYTES];
         for copy in 0..2 {
             let at = layout.log_page(0).unwrap()[copy];

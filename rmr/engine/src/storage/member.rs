@@ -1080,15 +1080,15 @@ fn own_suspects<M: Memory, J>(
     shared: &Shared<M, J>,
     mut tell: impl FnMut(Run),
 ) {
-    let writes = || shared.recent().above(shared.watermark().0);
-    if whole_log || writes().count() > MAX_SUSPECTS {
+    let watermark = shared.watermark().0;
+    if whole_log || shared.recent().exceeds(watermark, MAX_SUSPECTS) {
         for extent in log.extents() {
             for run in Run::cover(super::chunks_of_extent(shared.geometry(), extent)) {
                 tell(run);
             }
         }
     } else if !on(Bug::ForgetRecentWrites) {
-        for run in writes() {
+        for run in shared.recent().above(watermark) {
             tell(run);
         }
     }

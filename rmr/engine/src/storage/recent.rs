@@ -75,6 +75,12 @@ impl<M: Memory> Recent<M> {
         writes.map(|e| Run::new(e.first.peek(), e.chunks.peek() as u32))
     }
 
+    /// Whether there are more writes above `watermark` than that.
+    pub(super) fn exceeds(&self, watermark: u64, most: usize) -> bool {
+        let numbers = self.newest.0.load().saturating_sub(watermark);
+        numbers > most as u64 && self.above(watermark).count() > most
+    }
+
     /// Whether a write above `watermark` touched a chunk.
     pub(super) fn touched(&self, watermark: u64, chunk: u64) -> bool {
         self.above(watermark)
