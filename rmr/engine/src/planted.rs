@@ -2,11 +2,12 @@
 
 //! Bugs that can be switched on, to prove that the simulator finds them.
 //!
-//! Each is one fix or one precaution taken out: `if !on(Bug::X) { precaution }`. In any build without
+//! Each is one fix or one precaution taken out: `if !on(Bug::X) { precaution }`. The number behind its name is how many
+//! random seeds the simulator may need to find it; `sim --plant-all` (`make planted`) fails if it needs more. In any build without
 //! `--cfg planted`, in the kernel always, [`on`] is the constant `false` and leaves no code behind.
 
 macro_rules! bugs {
-    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $within:literal,)*) => {
         /// A bug that can be planted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Bug {
@@ -23,137 +24,150 @@ macro_rules! bugs {
                     $(Self::$name => stringify!($name),)*
                 }
             }
+
+            /// Within how many random seeds the simulator has to find it, from seed 1 on.
+            pub const fn within(self) -> u64 {
+                match self {
+                    $(Self::$name => $within,)*
+                }
+            }
         }
     };
 }
 
 bugs! {
     // Client side. The number is that of the finding in the review of the rules.
-    /// 1: configurations are compared without their generation.
-    HighestByEpoch,
     /// 2: the configuration is computed from the answers to queries, not from those of promises.
-    DecideOnQuery,
+    DecideOnQuery = 100,
     /// 3: the next epoch is derived from an unfinished one.
-    DeriveFromUnfinished,
-    /// 4: a flush does not go to members that are catching up.
-    FlushOnlyInSync,
-    /// 5: a drop is not installed on members that are catching up.
-    TellOnlyInSync,
+    DeriveFromUnfinished = 100,
+    /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
+    FlushOnlyInSync = 100,
+    /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
+    TellOnlyInSync = 100,
     /// 7: a volume goes on with a member that restarted.
-    ResumeFromRestarted,
+    ResumeFromRestarted = 100,
     /// 8: requests start while a drop is being installed.
-    NoGate,
+    NoGate = 100,
     /// 2: a write completes without members that are catching up.
-    CompleteWithoutCatchingUp,
+    CompleteWithoutCatchingUp = 100,
     /// 8: the chunks of writes in flight are not told at a drop.
-    NoLists,
+    NoLists = 100,
     /// 9: a receiver is added while writes are in flight.
-    NoDrain,
+    NoDrain = 100,
     /// 11: suspects are told for absent members only.
-    SuspectsForAbsentOnly,
+    SuspectsForAbsentOnly = 100,
     /// 14, 15: suspects are not told at all at an attach.
-    NoRelay,
+    NoRelay = 100,
     /// 15: a configuration counts without a majority.
-    NoMajority,
+    NoMajority = 100,
     /// 15: a pool starts without all in-sync members.
-    StartWithoutAllInSync,
+    StartWithoutAllInSync = 100,
     /// A member whose removal was not completed stays in sync.
-    LeaverStays,
+    LeaverStays = 100,
     /// A pool of the same name is taken for the right one.
-    TakeAnyPool,
+    TakeAnyPool = 100,
     /// 18: a store known to be rolled back is taken.
-    AcceptRolledBack,
+    AcceptRolledBack = 100,
     /// 16: a store of another history is overwritten.
-    AcceptDiverged,
+    AcceptDiverged = 100,
     /// 17: a client that was fenced attaches again.
-    IgnoreFence,
-    /// 19: reads go to members that are catching up.
-    ReadFromCatchingUp,
+    IgnoreFence = 100,
+    /// 19: reads go to members that are catching up, and they answer.
+    ReadFromCatchingUp = 100,
     /// 20: a write that failed is not marked.
-    NoMarkOfFailed,
+    NoMarkOfFailed = 100,
     /// 21: as many extents as one likes in flight.
-    NoExtentBudget,
+    NoExtentBudget = 100,
     /// 23: the in-sync set is kept in spite of suspects.
-    KeepInSync,
+    KeepInSync = 100,
     /// Any member may be the source.
-    AnySource,
-    /// The suspects of a member that is taken back are not told.
-    JoinWithoutSuspects,
-    /// A member is promoted although it did not say that it is ready.
-    PromoteUnready,
+    AnySource = 100,
+    /// 14: the suspects of a member that is taken back are dirty nowhere.
+    JoinWithoutSuspects = 100,
+    /// A member is promoted although it is not ready.
+    PromoteUnready = 100,
     /// A member that is taken back is not told that an episode begins.
-    RejoinWithoutEpisode,
+    RejoinWithoutEpisode = 100,
+    /// A request completes with the first acknowledgement.
+    CompleteOnFirst = 100,
+    /// Writes count as complete everywhere as soon as they are sent.
+    WatermarkAhead = 100,
+    /// 3: the number of a configuration that was given up is used again.
+    ReuseEpoch = 100,
+    /// 28: a member that cannot be taken back is tried again at once.
+    NoPauses = 100,
     // Storage side.
     /// 18: a page of which something may be missing is believed.
-    TrustSuspicious,
+    TrustSuspicious = 100,
     /// After a crash the good copy of a record is overwritten before the other one is repaired.
-    RepairLast,
+    RepairLast = 100,
     /// 5: the chunks of the log are not dirty on absent members after a restart.
-    ForgetLogOfAbsent,
-    /// 14: a failed write or flush makes nothing suspect.
-    ForgetFailures,
+    ForgetLogOfAbsent = 100,
     /// 9: the table of executed writes outlives an episode.
-    KeepDuplicates,
+    KeepDuplicates = 100,
     /// A write does not wait for its extent to be in the log.
-    WriteBeforeLog,
+    WriteBeforeLog = 100,
     /// A write does not make its chunks dirty on absent members.
-    NoMarkForAbsent,
-    /// 19: a member that catches up answers reads.
-    AnswerWhileCatchingUp,
+    NoMarkForAbsent = 100,
     /// 10: what was pulled overwrites a write that came meanwhile.
-    PullOverWrite,
+    PullOverWrite = 100,
     /// 10: a write does not wait while what was pulled is being written.
-    WriteIntoPull,
+    WriteIntoPull = 100,
     /// 21: any extent leaves the log.
-    EvictAnyExtent,
+    EvictAnyExtent = 100,
     /// 12: extents found in the log at a start are not suspect.
-    ForgetLogAtStart,
+    ForgetLogAtStart = 100,
     /// 11: writes above the watermark are not suspect.
-    ForgetRecentWrites,
+    ForgetRecentWrites = 100,
     /// 1: a promise changes the generation of what is installed.
-    PromiseRaisesConfig,
+    PromiseRaisesConfig = 100,
     /// 2: a promise does not let running requests finish.
-    PromiseWithoutDrain,
+    PromiseWithoutDrain = 100,
     /// 17: a generation is promised to two clients.
-    IgnoreNonce,
+    IgnoreNonce = 100,
     /// 6: a message for another incarnation is obeyed.
-    IgnoreIncarnation,
+    IgnoreIncarnation = 100,
     /// 16: a diverged store is overwritten unasked.
-    InstallOverDiverged,
+    InstallOverDiverged = 100,
     /// 13: a configuration replaces a newer one.
-    InstallOldEpoch,
+    InstallOldEpoch = 100,
     /// 26: what a member vouches for in a promise is not stable.
-    NoPromiseFlush,
-    /// 4: a member that is promoted does not flush.
-    NoPromotionFlush,
+    NoPromiseFlush = 100,
+    /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
+    NoPromotionFlush = 100,
     /// 29: bitmaps of members in sync are not emptied.
-    KeepBitsOfInSync,
-    /// A member is in sync when the client says so, ready or not.
-    AlwaysReady,
+    KeepBitsOfInSync = 100,
     /// 16: what a member knows the others missed is not dirty on itself.
-    ForgetMissedByOthers,
-    /// 14: a member's suspects are not dirty on itself when it joins.
-    JoinForgetsSuspects,
+    ForgetMissedByOthers = 100,
     /// Changed pages of bitmaps are not written.
-    NoPages,
+    NoPages = 100,
     /// 18: a record is written once only.
-    OneCopy,
+    OneCopy = 100,
     /// 5: only the own bitmap is fetched.
-    FetchOnlyOwn,
+    FetchOnlyOwn = 100,
     /// 10: the own bitmap counts before it was fetched.
-    TrustOwnBitmap,
-    /// 13: messages of members under an older epoch are obeyed.
-    IgnoreEpochOfPeers,
-    /// What is dirty is given to others.
-    ServeDirty,
+    TrustOwnBitmap = 100,
+    /// 13: a clear is obeyed without proof: whoever sends it, under whatever older epoch.
+    IgnoreEpochOfPeers = 100,
+    /// 22: anybody is asked for what was missed, and gives it, dirty or not.
+    ServeDirty = 100,
     /// What was pulled before chunks were marked counts for them.
-    ProveInSpiteOfMerge,
+    ProveInSpiteOfMerge = 100,
     /// 10: a chunk is pulled although its last writes may be missing on the source.
-    PullRecent,
-    /// 14: a member goes on after a failed flush.
-    SurviveFailedFlush,
+    PullRecent = 100,
+    /// 14: a member goes on after a failed flush, and nothing is suspect.
+    SurviveFailedFlush = 100,
     /// What was pulled is clean before it is stable.
-    ProveUnflushed,
+    ProveUnflushed = 100,
+    /// What is fetched replaces what was known to be dirty.
+    ReplaceBitmap = 100,
+    /// A change of the log is not written.
+    LogUnwritten = 100,
+    /// Lists are acknowledged before they are on disk.
+    AckListsEarly = 100,
+    /// A promise is answered before it is on disk.
+    PromiseUnwritten = 100,
 }
 
 /// Is this bug planted in this thread?

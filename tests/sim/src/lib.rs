@@ -11,6 +11,7 @@ pub mod driven;
 pub mod env;
 pub mod faults;
 pub mod fingerprint;
+pub mod hunt;
 pub mod kept;
 pub mod member;
 pub mod network;

@@ -6,6 +6,7 @@ use clap::Parser;
 use rmr_engine::planted::Bug;
 use rmr_sim::faults::Kind;
 use rmr_sim::faults::Kinds;
+use rmr_sim::hunt::Hunt;
 use rmr_sim::plan::Cut;
 use rmr_sim::plan::Plan;
 use rmr_sim::run;
@@ -62,8 +63,8 @@ struct Args {
     #[arg(long)]
     ops: Option<u32>,
     /// Plant a bug (only in a build with `--cfg planted`)
-    #[arg(long)]
-    plant: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    plant: Vec<String>,
     /// Do not make failing runs smaller
     #[arg(long)]
     no_shrink: bool,
@@ -79,9 +80,10 @@ struct Args {
     /// Write the history to this file, for check-history
     #[arg(long)]
     history: Option<PathBuf>,
-    /// Plant each bug in turn, and look for a seed that finds it among so many
-    #[arg(long)]
-    hunt: Option<u64>,
+    /// Plant each bug in turn (or those that --plant names), and look for a seed that finds it: within the number stated
+    /// beside it, or within --seeds
+    #[arg(long, conflicts_with = "seed")]
+    plant_all: bool,
     /// List faults and bugs
     #[arg(long)]
     list: bool,
@@ -97,18 +99,26 @@ impl Args {
                 .map(|name| name.parse::<Kind>())
                 .collect::<Result<Kinds, String>>()?,
         };
-        let plant = match &self.plant {
-            None => None,
-            Some(_) if !cfg!(planted) => {
-                return Err("this program was built without RUSTFLAGS=\"--cfg planted\"".to_owned())
-            }
-            Some(name) => Some(bug(name).ok_or_else(|| format!("no bug has the name {name}"))?),
-        };
+        if !cfg!(planted) && (self.plant_all || !self.plant.is_empty()) {
+            return Err("this program was built without RUSTFLAGS=\"--cfg planted\"".to_owned());
+        }
+        if self.plant.len() > 1 && !self.plant_all {
+            return Err("only one bug can be planted in a run".to_owned());
+        }
         Ok(Options {
             allowed,
-            plant,
+            plant: self.bugs()?.first().copied().filter(|_| !self.plant_all),
             trace: self.trace,
         })
+    }
+
+    /// The bugs that are named.
+    fn bugs(&self) -> Result<Vec<Bug>, String> {
+        let bug = |name: &String| {
+            let found = Bug::ALL.iter().copied().find(|bug| bug.name() == name);
+            found.ok_or_else(|| format!("no bug has the name {name}"))
+        };
+        self.plant.iter().map(bug).collect()
     }
 
     fn jobs(&self) -> usize {
@@ -130,15 +140,11 @@ impl Args {
         if let Some(only) = &self.only {
             text += &format!(" --only {}", only.join(","));
         }
-        if let Some(plant) = &self.plant {
-            text += &format!(" --plant {plant}");
+        if !self.plant.is_empty() {
+            text += &format!(" --plant {}", self.plant.join(","));
         }
         text
     }
-}
-
-fn bug(name: &str) -> Option<Bug> {
-    Bug::ALL.iter().copied().find(|bug| bug.name() == name)
 }
 
 fn main() -> ExitCode {
@@ -156,58 +162,49 @@ fn main() -> ExitCode {
             println!("{:<18}{}", kind.name(), kind.about().trim());
         }
         for bug in Bug::ALL {
-            println!("bug {}", bug.name());
+            println!("bug {:<28}{:>5} seeds", bug.name(), bug.within());
         }
         return ExitCode::SUCCESS;
     }
-    match (args.seed, args.hunt) {
-        (Some(seed), _) => one(seed, &args, &options),
-        (None, Some(seeds)) => hunt(seeds, &args, &options),
-        (None, None) => many(&args, &options),
+    match args.seed {
+        Some(seed) => one(seed, &args, &options),
+        None if args.plant_all => plant_all(&args, options),
+        None => many(&args, &options),
     }
 }
 
 /// Looks for every bug; fails if one is not found.
-fn hunt(seeds: u64, args: &Args, options: &Options) -> ExitCode {
-    if !cfg!(planted) {
-        eprintln!("sim: this program was built without RUSTFLAGS=\"--cfg planted\"");
-        return ExitCode::from(2);
-    }
-    let cut = args.cut();
-    let next = AtomicU64::new(0);
-    let missed = AtomicU64::new(0);
-    thread::scope(|scope| {
-        for _ in 0..args.jobs() {
-            scope.spawn(|| {
-                while let Some(&bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let options = Options {
-                        plant: Some(bug),
-                        ..options.clone()
-                    };
-                    let found = (0..seeds).find_map(|number| {
-                        let report = run(args.first + number, &cut, &options);
-                        report.wrong.into_iter().next().map(|wrong| (number, wrong))
-                    });
-                    match found {
-                        Some((number, wrong)) => println!(
-                            "found    {:<28} after {:>4} seeds, seed {}: {}",
-                            bug.name(),
-                            number + 1,
-                            args.first + number,
-                            wrong.rule
-                        ),
-                        None => {
-                            missed.fetch_add(1, Ordering::Relaxed);
-                            println!("SURVIVED {:<28} {seeds} seeds", bug.name());
-                        }
-                    }
-                }
-            });
-        }
+fn plant_all(args: &Args, options: Options) -> ExitCode {
+    let bugs = match args.bugs() {
+        Ok(named) if !named.is_empty() => named,
+        _ => Bug::ALL.to_vec(),
+    };
+    let begin = Instant::now();
+    println!(
+        "{:<28}{:>6}{:>7}{:>7}{:>9}  violation",
+        "bug", "within", "tried", "seed", "seconds"
+    );
+    let hunt = Hunt::new(args.first, args.seeds, args.cut(), options);
+    let caught = hunt.all(&bugs, args.jobs(), &|catch| {
+        let (seed, rule) = match &catch.found {
+            Some((seed, wrong)) => (seed.to_string(), wrong.rule.as_str()),
+            None => ("-".to_owned(), "SURVIVED"),
+        };
+        println!(
+            "{:<28}{:>6}{:>7}{seed:>7}{:>9.1}  {rule}",
+            catch.bug.name(),
+            catch.bug.within(),
+            catch.tried,
+            catch.took.as_secs_f64(),
+        );
     });
-    let missed = missed.into_inner();
-    println!("{} bugs, {missed} survived", Bug::ALL.len());
-    if missed == 0 {
+    let survived = caught.iter().filter(|catch| catch.found.is_none()).count();
+    println!(
+        "{} bugs, {survived} survived, {:.0} s",
+        caught.len(),
+        begin.elapsed().as_secs_f64()
+    );
+    if survived == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

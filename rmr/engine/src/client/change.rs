@@ -219,7 +219,11 @@ impl<M: Memory> Coordinator<M> {
             self.config.as_ref()
         };
         let mut next = base?.clone();
-        next.epoch = self.used.next()?;
+        next.epoch = if on(Bug::ReuseEpoch) {
+            next.epoch.next()?
+        } else {
+            self.used.next()?
+        };
         next.clean = false;
         next.in_sync = next.in_sync.minus(self.dropping);
         next.catching_up = next.catching_up.minus(self.dropping);
@@ -490,11 +494,7 @@ impl<M: Memory> Coordinator<M> {
     fn install(&mut self, goal: Goal, turn: &mut Turn<'_, M>) {
         let Some(next) = &self.next else { return };
         let (receivers, witnesses) = (next.receivers(), self.witnesses(next));
-        let (in_sync, mut told) = (next.in_sync, receivers);
-        if on(Bug::TellOnlyInSync) && goal == Goal::Drop {
-            told = in_sync;
-        }
-        for id in told.union(witnesses) {
+        for id in receivers.union(witnesses) {
             match goal {
                 Goal::Promote(first) if first == id => {}
                 _ => self.send_install(id, goal == Goal::Join(id), turn),

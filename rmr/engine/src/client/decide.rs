@@ -138,13 +138,7 @@ fn key(config: &Config) -> (u64, Epoch) {
 pub fn highest<'a>(candidates: impl Iterator<Item = Candidate<'a>>) -> Option<&'a Config> {
     candidates
         .filter_map(|c| c.report.installed.as_ref())
-        .max_by_key(|config| {
-            if on(Bug::HighestByEpoch) {
-                (0, config.epoch)
-            } else {
-                key(config)
-            }
-        })
+        .max_by_key(|config| key(config))
 }
 
 /// Can this member take part under `config`, now or later?

@@ -417,6 +417,9 @@ impl<M: Memory> Data<M> {
             if on(Bug::CompleteWithoutCatchingUp) {
                 is_last = pending(new).intersection(self.readers()).is_empty();
             }
+            if on(Bug::CompleteOnFirst) {
+                is_last = true;
+            }
             let ends = is_last && (old & HOLD == 0 || is_read);
             if ends && is_read && flight.bad.peek() != 0 && old & GATE == 0 {
                 if let Some(sending) = self.repair(flight, ticket.tag, old) {
@@ -543,6 +546,9 @@ impl<M: Memory> Data<M> {
 
     /// The number up to which every write is complete.
     pub fn watermark(&self) -> Seq {
+        if on(Bug::WatermarkAhead) {
+            return self.window.issued();
+        }
         self.window.watermark()
     }
 

@@ -4,6 +4,8 @@
 
 use super::Refusal;
 use crate::memory::Memory;
+use crate::planted::on;
+use crate::planted::Bug;
 use crate::time::Nanos;
 use crate::time::Time;
 use crate::time::MILLISECOND;
@@ -140,5 +142,8 @@ impl<M: Memory> Peer<M> {
         self.ready = false;
         self.next_try = now.after(self.pause);
         self.pause = self.pause.saturating_mul(2).min(longest.max(FIRST_PAUSE));
+        if on(Bug::NoPauses) {
+            self.next_try = now;
+        }
     }
 }

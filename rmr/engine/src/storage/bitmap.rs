@@ -7,6 +7,8 @@
 
 use crate::memory::Memory;
 use crate::memory::NoMemory;
+use crate::planted::on;
+use crate::planted::Bug;
 use crate::sync::AtomicU32;
 use crate::sync::AtomicU64;
 use core::ops::Range;
@@ -165,7 +167,13 @@ impl<M: Memory> Bitmaps<M> {
     pub(super) fn merge(&self, member: MemberId, page: usize, words: impl Iterator<Item = u64>) {
         let from = page.saturating_mul(BITMAP_PAGE_WORDS);
         for (n, bits) in words.take(BITMAP_PAGE_WORDS).enumerate() {
-            self.change_word(member, from.saturating_add(n), |word| word | bits);
+            self.change_word(member, from.saturating_add(n), |word| {
+                if on(Bug::ReplaceBitmap) {
+                    bits
+                } else {
+                    word | bits
+                }
+            });
         }
     }
 

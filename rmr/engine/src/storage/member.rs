@@ -197,7 +197,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 for (_, covered) in self.merges.iter_mut().flatten() {
                     *covered = true;
                 }
-                self.plan = Some(Plan::new(Goal::Merge));
+                let mut plan = Plan::new(Goal::Merge);
+                plan.pages &= !on(Bug::AckListsEarly);
+                self.plan = Some(plan);
             } else if let Some((call, message, other_alive)) = self.waiting.take() {
                 self.change(call, &message, other_alive, shared, out);
             } else if self.serving.is_some() && shared.extents.any_wanted() {
@@ -340,7 +342,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let mut plan = Plan::new(Goal::Promise);
         plan.drain = !on(Bug::PromiseWithoutDrain);
         plan.flush = unstable && !on(Bug::NoPromiseFlush);
-        plan.epoch = true;
+        plan.epoch = !on(Bug::PromiseUnwritten);
         Ok(Some(plan))
     }
 
@@ -410,7 +412,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         plan.joins = *joins;
         plan.assign = takes_pool.then_some(pool);
         plan.drain = *joins;
-        plan.flush = promoted && !on(Bug::NoPromotionFlush);
+        plan.flush = promoted && !on(Bug::NoPromotionFlush) && !on(Bug::FlushOnlyInSync);
         plan.pages = true;
         plan.epoch = true;
         plan.log = *joins;
@@ -427,7 +429,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             None => Err(Status::WrongState),
             Some(serving) if serving.in_sync == in_sync => Ok(false),
             Some(serving) if serving.in_sync => Err(Status::Invalid),
-            Some(_) if self.progress(shared) == Progress::Ready || on(Bug::AlwaysReady) => Ok(true),
+            Some(_) if self.progress(shared) == Progress::Ready || on(Bug::PromoteUnready) => {
+                Ok(true)
+            }
             Some(_) => Err(Status::NotReady),
         }
     }
@@ -608,7 +612,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.prepare_log(shared);
             }
             Stage::Log => {
-                if plan.log {
+                if plan.log && !on(Bug::LogUnwritten) {
                     if let Some(page) = self.log.take_changed() {
                         self.write(RecordId::Log(page), shared, out);
                         return true;
@@ -648,7 +652,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 if all {
                     bitmaps.fill(MemberSet::only(own));
                 }
-                if !on(Bug::JoinForgetsSuspects) {
+                if !on(Bug::JoinWithoutSuspects) {
                     let suspect = self.log_suspect || shared.has_failed();
                     own_suspects(&self.log, suspect, shared, |run| {
                         bitmaps.mark(MemberSet::only(own), run.range());
@@ -1017,11 +1021,13 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let Some(serving) = self.serving else {
             return Err(self.not_serving(&peer.to).unwrap_or(Status::Busy));
         };
-        if !(on(Bug::IgnoreEpochOfPeers) && peer.to.epoch < serving.identity.epoch) {
+        let unproven = on(Bug::IgnoreEpochOfPeers) && matches!(peer.ask, Ask::Clear { .. });
+        if !unproven {
             admission::check(&serving.identity, &peer.to)?;
         }
         let config = self.record.installed.as_ref().ok_or(Status::InstallFirst)?;
-        if !config.receivers().contains(peer.from) || peer.from == self.info.member {
+        let known = config.receivers().contains(peer.from) || unproven;
+        if !known || peer.from == self.info.member {
             return Err(Status::Invalid);
         }
         let geometry = shared.geometry();
@@ -1049,7 +1055,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 }
             }
             Ask::Clear { runs } => {
-                if !config.catching_up.contains(peer.from) {
+                if !config.catching_up.contains(peer.from) && !unproven {
                     return Err(Status::Invalid);
                 }
                 if runs.iter().any(|run| run.range().end > geometry.chunks()) {

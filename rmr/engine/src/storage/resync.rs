@@ -332,7 +332,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared: &Shared<M, J>,
         out: &mut impl Out,
     ) -> bool {
-        let any = self.resync.errors & 3 == 3;
+        let any = self.resync.errors & 3 == 3 || on(Bug::ServeDirty);
         let Some((offset, len)) = shared.geometry().chunk_range(chunk) else {
             return false;
         };
@@ -497,7 +497,8 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             }
             _ => return false,
         };
-        plan.flush = plan.goal == Goal::Prove && !on(Bug::ProveUnflushed);
+        plan.flush =
+            plan.goal == Goal::Prove && !on(Bug::ProveUnflushed) && !on(Bug::NoPromotionFlush);
         self.plan = Some(plan);
         true
     }

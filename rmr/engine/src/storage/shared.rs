@@ -189,7 +189,7 @@ impl<M: Memory, J> Shared<M, J> {
         request: &Request,
     ) -> Result<(), Status> {
         admission::check(&serving.identity, header)?;
-        if !serving.in_sync && !on(Bug::AnswerWhileCatchingUp) {
+        if !serving.in_sync && !on(Bug::ReadFromCatchingUp) {
             return Err(Status::Dirty);
         }
         let (offset, len) = (request.offset, u64::from(request.len));
@@ -234,7 +234,7 @@ impl<M: Memory, J> Shared<M, J> {
     /// Whether the disk may have lost what it had acknowledged.
     pub(super) fn has_failed(&self) -> bool {
         let writes = self.failures.load() > self.forgiven.load();
-        (writes || self.flush_failed.load() != 0) && !on(Bug::ForgetFailures)
+        (writes || self.flush_failed.load() != 0) && !on(Bug::SurviveFailedFlush)
     }
 
     /// Whether a flush failed: anything that was not stable may be gone.
