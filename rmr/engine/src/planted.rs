@@ -69,7 +69,7 @@ bugs! {
     TakeAnyPool = 100,
     /// 18: a store known to be rolled back is taken.
     AcceptRolledBack = 100,
-    /// 16: a store of another history is overwritten.
+    /// 16: a store of another history is overwritten unasked.
     AcceptDiverged = 100,
     /// 17: a client that was fenced attaches again.
     IgnoreFence = 100,
@@ -128,8 +128,6 @@ bugs! {
     IgnoreNonce = 100,
     /// 6: a message for another incarnation is obeyed.
     IgnoreIncarnation = 100,
-    /// 16: a diverged store is overwritten unasked.
-    InstallOverDiverged = 100,
     /// 13: a configuration replaces a newer one.
     InstallOldEpoch = 100,
     /// 26: what a member vouches for in a promise is not stable.

@@ -64,7 +64,7 @@ impl App {
         }
         let request = match self.back.pop_front() {
             Some(read) => Some(read),
-            None => workload.draw(),
+            None => workload.next(self.opening, thread),
         };
         let tag = (0..TAGS).find(|tag| !self.ios.contains_key(tag));
         let (Some(request), Some(tag)) = (request, tag) else {

@@ -334,6 +334,11 @@ impl Client {
         self.app.is_idle()
     }
 
+    /// What it says of itself.
+    pub fn state_now(&self) -> State {
+        self.coordinator.state()
+    }
+
     /// Whether it serves.
     pub fn is_serving(&self) -> bool {
         matches!(self.coordinator.state(), State::Serving)
@@ -473,6 +478,7 @@ impl Client {
             };
             match env.call(self.host, member, packet) {
                 Some(call) => {
+                    env.moment.writes += u64::from(asked.what != What::Read);
                     self.sent.insert(call, Sent::Io(ticket, to));
                 }
                 None => {
@@ -599,6 +605,9 @@ impl Client {
                     }
                     let host = Host::Member(observer::number(to));
                     env.line(&self.host, format_args!("{kind:?} to {host}"));
+                    if !matches!(kind, Kind::Query | Kind::Ping) {
+                        env.moment.steps += 1;
+                    }
                     let packet = Packet {
                         bytes,
                         data: [].into(),
@@ -651,6 +660,7 @@ impl Client {
 
     fn state(&mut self, env: &mut Env, state: &State) {
         env.line(&self.host, format_args!("is {state:?}"));
+        env.moment.steps += 1;
         let now = env.now();
         if env.current == self.opening {
             env.observer

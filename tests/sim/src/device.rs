@@ -86,7 +86,7 @@ impl Device {
             return None;
         }
         let rates = env.plan.rates;
-        let failing = if env.healed {
+        let failing = if env.healed || env.frail.is_some_and(|frail| frail != member) {
             Failing::No
         } else {
             let mut draw = |ppm, failing| env.disk.ppm(ppm).then_some(failing);

@@ -7,6 +7,7 @@ use crate::network::Host;
 use crate::network::Network;
 use crate::network::Packet;
 use crate::observer::Observer;
+use crate::plan::Moment;
 use crate::plan::Plan;
 use crate::plan::SECOND;
 use crate::queue::Nanos;
@@ -33,10 +34,14 @@ pub enum Event {
     ClientTimer(u32),
     /// An application's thread goes on: opening, thread.
     Work(u32, u32),
-    /// A planned fault, by its index in the plan.
+    /// A planned fault is due, by its index in the plan: it hits, or waits for its moment.
     Fault(usize),
+    /// A planned fault hits.
+    Hit(usize),
     /// A member starts.
     Start(u8),
+    /// A member loses power.
+    Crash(u8),
     /// The device is opened, on a new host; with takeover if so.
     Open(bool),
     /// The disk that was taken out of a member is put back.
@@ -82,8 +87,12 @@ pub struct Env {
     pub timers: BTreeMap<Host, (Nanos, u32)>,
     /// The opening that should have the device.
     pub current: u32,
+    /// What faults wait for, so far.
+    pub moment: Moment,
     /// No faults any more.
     pub healed: bool,
+    /// Only the disk of this member fails by chance.
+    pub frail: Option<u8>,
     /// What is wrong, but for what checkers say.
     pub wrong: Vec<Wrong>,
 }
@@ -116,7 +125,9 @@ impl Env {
             clocks: BTreeMap::new(),
             timers: BTreeMap::new(),
             current: 0,
+            moment: Moment::default(),
             healed: false,
+            frail: None,
             wrong: Vec::new(),
             plan,
         }

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod queue;
 pub mod random;
 pub mod run;
+pub mod scene;
 pub mod shrink;
 pub mod store;
 pub mod trace;

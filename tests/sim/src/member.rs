@@ -410,6 +410,11 @@ impl Node {
         self.image.is_logged(chunk)
     }
 
+    /// What its disk holds.
+    pub fn value(&self, sector: u64) -> u64 {
+        self.device.disk.value(sector)
+    }
+
     // Its host.
 
     /// Its host starts.
@@ -755,6 +760,7 @@ impl Node {
             );
         }
         let record = record.record;
+        env.moment.steps += 1;
         let now = env.now();
         if let Some(config) = &record.installed {
             env.line(
@@ -1218,6 +1224,7 @@ impl Node {
             Act::PullWrite(call, offset, len) => {
                 env.figures.pulls += 1;
                 env.observer.pulled(env.now(), self.member, offset);
+                env.moment.pulls += 1;
                 let values = self.pulled.remove(&call).unwrap_or_default();
                 let count = len as usize / 512;
                 if values.len() != count {

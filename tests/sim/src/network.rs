@@ -208,6 +208,11 @@ impl Network {
         }
     }
 
+    /// Everything gets through from one host to another again.
+    pub fn unblock(&mut self, from: Host, to: Host) {
+        self.blocked.remove(&(from, to));
+    }
+
     /// The session breaks after a while, if it is still the same then.
     pub fn break_later(&mut self, at: Nanos, from: Host, to: Host) {
         if let Some(session) = self.sessions.get(&(from, to)).filter(|session| session.up) {

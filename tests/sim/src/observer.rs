@@ -273,6 +273,19 @@ impl Observer {
         self.liveness.gone(ops);
     }
 
+    /// What a request was answered; `None` if it was not yet.
+    pub fn answer(&self, op: u64) -> Option<&Outcome> {
+        let mut events = self.history.events().iter().rev();
+        let last = events.find_map(|event| match event {
+            Event::Return {
+                op: of, outcome, ..
+            } if *of == op => Some(Some(outcome)),
+            Event::Invoke { op: of, .. } if *of == op => Some(None),
+            _ => None,
+        });
+        last.flatten()
+    }
+
     /// Requests that are not answered.
     pub fn open(&self) -> usize {
         self.open.len()

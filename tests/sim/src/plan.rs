@@ -23,6 +23,58 @@ pub const MS: Nanos = 1000 * US;
 /// Nanoseconds of a second.
 pub const SECOND: Nanos = 1000 * MS;
 
+/// What a fault waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// So many steps of the protocol: a message of a change is sent, a configuration or promise is on a disk, a client
+    /// changes its state.
+    Steps(u64),
+    /// So many writes and flushes that are sent.
+    Writes(u64),
+    /// So many chunks that are pulled.
+    Pulls(u64),
+}
+
+impl Wait {
+    fn draw(random: &mut Random) -> Option<Wait> {
+        match random.below(6) {
+            0 | 1 => Some(Wait::Steps(random.scaled(1, 16))),
+            2 => Some(Wait::Writes(random.scaled(1, 64))),
+            3 => Some(Wait::Pulls(random.scaled(1, 64))),
+            _ => None,
+        }
+    }
+
+    /// The moment itself, if it is now that.
+    pub fn after(self, now: Moment) -> Moment {
+        let mut moment = Moment::default();
+        match self {
+            Wait::Steps(steps) => moment.steps = now.steps + steps,
+            Wait::Writes(writes) => moment.writes = now.writes + writes,
+            Wait::Pulls(pulls) => moment.pulls = now.pulls + pulls,
+        }
+        moment
+    }
+}
+
+/// What has happened so far of what faults wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Steps of the protocol.
+    pub steps: u64,
+    /// Writes and flushes.
+    pub writes: u64,
+    /// Chunks pulled.
+    pub pulls: u64,
+}
+
+impl Moment {
+    /// Whether it is now that, or later.
+    pub fn has_come(self, now: Moment) -> bool {
+        now.steps >= self.steps && now.writes >= self.writes && now.pulls >= self.pulls
+    }
+}
+
 /// A fault that hits at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
@@ -32,6 +84,8 @@ pub struct Planned {
     pub at: Nanos,
     /// What.
     pub kind: Kind,
+    /// What it waits for from then on, so that it hits in the middle of what takes microseconds.
+    pub wait: Option<Wait>,
     /// For how long, where it lasts.
     pub span: Nanos,
     /// Whom and how, drawn here so that it is the same whatever else is left out.
@@ -88,6 +142,8 @@ pub struct Work {
     pub zeroes: u64,
     /// Pauses between requests, at most.
     pub pause: Nanos,
+    /// Requests of a thread in a row, about.
+    pub burst: u64,
     /// Idle times in 1000 requests, of a second and more.
     pub idle: u64,
 }
@@ -232,18 +288,22 @@ impl Plan {
     fn draw_work(random: &mut Random, heal: Nanos) -> Work {
         let ops = random.scaled(50, 3000);
         let average = heal / ops;
+        let burst = random.scaled(2, 32);
+        // Some workloads go to more extents than a log holds.
+        let widest = if random.chance(1, 3) { 1 << 17 } else { 4096 };
         Work {
             ops: ops as u32,
             depth: random.scaled(1, 32) as u32,
             spots: random.scaled(1, 12) as u32,
-            spread: random.scaled(8, 4096),
+            spread: random.scaled(8, widest),
             longest: random.scaled(1, 512),
             reads: random.between(10, 60),
             flushes: random.below(3) * random.below(6),
             fua: random.below(3) * random.below(15),
             zeroes: random.below(2) * random.below(20),
             // With pauses, the workload lasts about as long as the faults.
-            pause: random.between(average, average * 3),
+            pause: random.between(average, average * 3) * burst / 2,
+            burst,
             idle: random.below(2) * random.below(6),
         }
     }
@@ -263,11 +323,11 @@ impl Plan {
             duplicate: rate(Kind::Duplicate, 100_000),
             failover: rate(Kind::Failover, 20_000),
             meta_fail: rate(Kind::MetaFail, 5_000),
-            meta_lost: rate(Kind::MetaLost, 20_000),
-            meta_misdirected: rate(Kind::MetaMisdirected, 20_000),
+            meta_lost: rate(Kind::MetaLost, 100_000),
+            meta_misdirected: rate(Kind::MetaMisdirected, 100_000),
             read_medium: rate(Kind::ReadMedium, 20_000),
             write_medium: rate(Kind::WriteMedium, 5_000),
-            flush_fail: rate(Kind::FlushFail, 20_000),
+            flush_fail: rate(Kind::FlushFail, 50_000),
             no_memory: rate(Kind::NoMemory, 20_000),
         }
     }
@@ -284,10 +344,12 @@ impl Plan {
             }
             let span = random.scaled(MS, 8 * SECOND);
             let dice = random.any();
+            let wait = Wait::draw(&mut Random::new(dice, Purpose::Moment));
             faults.extend(random.pick(&kinds).map(|kind| Planned {
                 place: 0,
                 at,
                 kind,
+                wait,
                 span,
                 dice,
             }));

@@ -25,6 +25,8 @@ pub enum Purpose {
     Fault = 5,
     /// UUIDs and nonces handed to the engine.
     Engine = 6,
+    /// Moments that faults wait for.
+    Moment = 7,
 }
 
 /// A stream of numbers.

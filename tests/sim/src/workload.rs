@@ -67,6 +67,8 @@ pub struct Workload {
     spots: Vec<u64>,
     left: u32,
     op: u64,
+    /// Requests that certain threads make next, by opening and thread.
+    orders: BTreeMap<(u32, u32), Request>,
     /// Sectors that were written: first and last one plus one, neither overlapping nor adjacent.
     written: BTreeMap<u64, u64>,
 }
@@ -84,6 +86,7 @@ impl Workload {
             spots,
             left: work.ops,
             op: 0,
+            orders: BTreeMap::new(),
             written: BTreeMap::new(),
         }
     }
@@ -108,6 +111,28 @@ impl Workload {
         self.left = 0;
     }
 
+    /// The next request of a thread is this one; its number.
+    pub fn give(&mut self, by: (u32, u32), what: What, sector: u64, count: u64) -> u64 {
+        let op = self.number();
+        let request = Request {
+            op,
+            what,
+            sector,
+            count,
+        };
+        if request.is_write() {
+            self.note(sector, sector + count);
+        }
+        self.orders.insert(by, request);
+        op
+    }
+
+    /// The next request of a thread; `None` if that were all.
+    pub fn next(&mut self, opening: u32, thread: u32) -> Option<Request> {
+        let order = self.orders.remove(&(opening, thread));
+        order.or_else(|| self.draw())
+    }
+
     /// A number for a request that is not of the workload.
     pub fn number(&mut self) -> u64 {
         self.op += 1;
@@ -119,14 +144,15 @@ impl Workload {
         if self.random.chance(self.work.idle, 1000) {
             return self.random.scaled(SECOND, 10 * SECOND);
         }
-        match self.random.below(4) {
+        if !self.random.chance(1, self.work.burst.max(1)) {
             // Right behind the one before.
-            0 | 1 => 0,
-            2 => self.random.scaled(US, 10 * MS),
-            _ => self
-                .random
-                .below(self.work.pause * u64::from(self.work.depth)),
+            return 0;
         }
+        if self.random.chance(1, 2) {
+            return self.random.scaled(US, 10 * MS);
+        }
+        let longest = self.work.pause * u64::from(self.work.depth);
+        self.random.below(longest)
     }
 
     fn note(&mut self, mut begin: u64, mut end: u64) {

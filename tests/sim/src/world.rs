@@ -15,6 +15,7 @@ use crate::network::Answer;
 use crate::network::Event as NetworkEvent;
 use crate::network::Host;
 use crate::observer::Observer;
+use crate::plan::Moment;
 use crate::plan::Plan;
 use crate::plan::Planned;
 use crate::plan::MS;
@@ -47,15 +48,20 @@ const MOST_MEMBERS: u8 = 6;
 /// Everything.
 #[derive(Clone)]
 pub struct World {
-    pub(crate) env: Env,
-    pub(crate) nodes: BTreeMap<u8, Kept<Node>>,
-    pub(crate) clients: BTreeMap<u32, Kept<Client>>,
+    /// What the hosts share.
+    pub env: Env,
+    /// Members, by number.
+    pub nodes: BTreeMap<u8, Kept<Node>>,
+    /// Openings of the device, by number.
+    pub clients: BTreeMap<u32, Kept<Client>>,
     pub(crate) workload: Workload,
-    over: bool,
+    pub(crate) over: bool,
     /// Members that the administrator wants in the pool.
     wanted: BTreeSet<u8>,
     /// Reads that were made at the end, to see all that was written.
     read_back: bool,
+    /// Faults that wait for a moment, and for which.
+    armed: Vec<(Moment, usize)>,
 }
 
 /// What all members remember.
@@ -99,6 +105,7 @@ impl World {
             over: false,
             wanted,
             read_back: false,
+            armed: Vec::new(),
         }
     }
 
@@ -110,27 +117,32 @@ impl World {
 
     /// Goes on until all is well, or something is wrong.
     pub(crate) fn go_on(mut self) -> Report {
-        while !self.over {
-            let Some(event) = self.env.queue.take() else {
-                break;
-            };
-            self.env.figures.events += 1;
-            self.step(event);
-            self.env.plan_network();
-            let now = self.env.now();
-            self.env.observer.check(now, &Remembered(&self.nodes));
-            if !self.env.observer.violations().is_empty() || !self.env.wrong.is_empty() {
-                break;
-            }
-            if self.env.figures.events > MOST_EVENTS {
-                self.env.wrong("Stuck", "too many events".to_owned());
-                break;
-            }
-        }
+        while !self.over && self.turn() {}
         self.report()
     }
 
-    fn begin(&mut self) {
+    /// The next event. False if there is none, or something is wrong.
+    pub(crate) fn turn(&mut self) -> bool {
+        let Some(event) = self.env.queue.take() else {
+            return false;
+        };
+        self.env.figures.events += 1;
+        self.step(event);
+        self.release();
+        self.env.plan_network();
+        let now = self.env.now();
+        self.env.observer.check(now, &Remembered(&self.nodes));
+        if !self.env.observer.violations().is_empty() || !self.env.wrong.is_empty() {
+            return false;
+        }
+        if self.env.figures.events > MOST_EVENTS {
+            self.env.wrong("Stuck", "too many events".to_owned());
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn begin(&mut self) {
         for &member in self.nodes.keys() {
             self.env.queue.at(0, Event::Start(member));
         }
@@ -148,7 +160,7 @@ impl World {
         self.env.queue.at(self.env.plan.heal, Event::Heal);
     }
 
-    fn report(mut self) -> Report {
+    pub(crate) fn report(mut self) -> Report {
         let now = self.env.now();
         let mut figures = self.env.figures;
         figures.time = now;
@@ -206,12 +218,16 @@ impl World {
                 }
             }
             Event::Fault(index) => {
-                if let Some(&fault) = self.env.plan.faults.get(index) {
-                    self.env.figures.faults += 1;
-                    self.fault(fault);
+                let fault = self.env.plan.faults.get(index);
+                match fault.and_then(|fault| fault.wait) {
+                    Some(wait) => self.armed.push((wait.after(self.env.moment), index)),
+                    None => self.hit(index),
                 }
             }
+            Event::Hit(index) => self.hit(index),
             Event::Start(member) => self.start(member),
+            Event::Crash(member) if !self.env.healed => self.crash(member, true),
+            Event::Crash(_) => {}
             Event::Open(takeover) => self.open(takeover),
             Event::PutBack(member) => self.put_back(member),
             Event::Restore(member) => self.restore(member),
@@ -329,7 +345,7 @@ impl World {
 
     // Hosts.
 
-    fn start(&mut self, member: u8) {
+    pub(crate) fn start(&mut self, member: u8) {
         let now = self.env.now();
         let members: Vec<u8> = self.nodes.keys().copied().collect();
         let Some(node) = self.nodes.get_mut(&member).filter(|node| !node.is_up()) else {
@@ -344,7 +360,7 @@ impl World {
     }
 
     /// A member crashes; `power` is lost, too.
-    fn crash(&mut self, member: u8, power: bool) {
+    pub(crate) fn crash(&mut self, member: u8, power: bool) {
         let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
             return;
         };
@@ -370,7 +386,7 @@ impl World {
     }
 
     /// A member restarts so fast that its callers may not notice.
-    fn reboot(&mut self, member: u8, span: Nanos) {
+    pub(crate) fn reboot(&mut self, member: u8, span: Nanos) {
         let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
             return;
         };
@@ -383,7 +399,8 @@ impl World {
         self.env.queue.after(span, Event::Start(member));
     }
 
-    fn open(&mut self, takeover: bool) {
+    /// The device is opened on another host.
+    pub fn open(&mut self, takeover: bool) {
         self.env.current += 1;
         let opening = self.env.current;
         let members: Vec<u8> = self.nodes.keys().copied().collect();
@@ -416,7 +433,14 @@ impl World {
         }
     }
 
-    fn pause(&mut self, host: Host, span: Nanos) {
+    /// The device is closed in order.
+    pub fn close_client(&mut self) {
+        if let Some(client) = self.clients.get_mut(&self.env.current) {
+            client.close(&mut self.env, &mut self.workload);
+        }
+    }
+
+    pub(crate) fn pause(&mut self, host: Host, span: Nanos) {
         let until = self.env.now() + span;
         self.env
             .line(&host, format_args!("pauses for {:.3} s", span as f64 / 1e9));
@@ -431,6 +455,27 @@ impl World {
     }
 
     // Faults.
+
+    /// Faults whose moment has come hit, at once or a little later.
+    fn release(&mut self) {
+        let env = &mut self.env;
+        let latency = env.plan.latency;
+        self.armed.retain(|&(moment, index)| {
+            let waits = !moment.has_come(env.moment);
+            if !waits {
+                let after = env.random.below(2) * env.random.below(2 * latency);
+                env.queue.after(after, Event::Hit(index));
+            }
+            waits
+        });
+    }
+
+    fn hit(&mut self, index: usize) {
+        if let Some(&fault) = self.env.plan.faults.get(index) {
+            self.env.figures.faults += 1;
+            self.fault(fault);
+        }
+    }
 
     fn fault(&mut self, fault: Planned) {
         if self.env.healed {
@@ -459,6 +504,21 @@ impl World {
             .unwrap_or(current);
         let restart = random.scaled(5 * MS, 10 * SECOND);
         match kind {
+            Kind::Partition if random.chance(1, 3) => {
+                // Two halves; the next client to open the device is in one of them, too.
+                let next = Host::Client(self.env.current + 1);
+                let (one, other): (Vec<Host>, Vec<Host>) = hosts
+                    .iter()
+                    .copied()
+                    .chain([next])
+                    .partition(|_| random.chance(1, 2));
+                for &one in &one {
+                    for &other in &other {
+                        self.env.network.block(now, one, other, span);
+                        self.env.network.block(now, other, one, span);
+                    }
+                }
+            }
             Kind::Partition => {
                 let alone = random.chance(1, 3);
                 for &peer in &hosts {
@@ -496,14 +556,30 @@ impl World {
                 self.env.queue.after(after, Event::Open(true));
             }
             Kind::Detach => {
-                if let Some(client) = self.clients.get_mut(&self.env.current) {
-                    client.close(&mut self.env, &mut self.workload);
-                }
+                self.close_client();
                 self.env.queue.after(restart, Event::Open(false));
             }
             Kind::MemberCrash => {
                 self.crash(member, true);
                 self.env.queue.after(restart, Event::Start(member));
+                if random.chance(1, 3) {
+                    // And again, while it starts.
+                    let again = restart + random.scaled(self.env.plan.access, 20 * MS);
+                    self.env.queue.after(again, Event::Crash(member));
+                    self.env.queue.after(again + SECOND, Event::Start(member));
+                }
+            }
+            Kind::MetaRot => {
+                self.crash(member, true);
+                if let Some(node) = self.nodes.get_mut(&member) {
+                    node.fault(&mut self.env, kind, span, random);
+                }
+                self.env.queue.after(restart, Event::Start(member));
+                if random.chance(1, 2) {
+                    let again = restart + random.scaled(self.env.plan.access, 20 * MS);
+                    self.env.queue.after(again, Event::Crash(member));
+                    self.env.queue.after(again + SECOND, Event::Start(member));
+                }
             }
             Kind::QuickReboot => self.reboot(member, random.scaled(100 * US, 300 * MS)),
             Kind::MemberPause => self.pause(host, span),
@@ -538,6 +614,12 @@ impl World {
                 if let Some(node) = self.nodes.get_mut(&member) {
                     node.keep_copy();
                     self.env.queue.after(span, Event::Restore(member));
+                    if random.chance(2, 3) {
+                        // An older state is known as such only if the member started since.
+                        let soon = random.scaled(MS, span);
+                        self.env.queue.after(soon, Event::Crash(member));
+                        self.env.queue.after(soon + 10 * MS, Event::Start(member));
+                    }
                 }
             }
             // Where no store of the pool is left that was ever started, nobody knows which one is foreign.
@@ -566,7 +648,7 @@ impl World {
         }
     }
 
-    fn command(&mut self, admin: Admin) {
+    pub(crate) fn command(&mut self, admin: Admin) {
         if let Some(client) = self.clients.get_mut(&self.env.current) {
             client.command(&mut self.env, &mut self.workload, admin);
         }
@@ -588,22 +670,27 @@ impl World {
     }
 
     fn change_table(&mut self, member: u8, random: &mut Random) {
-        let members = self.nodes.len();
-        let next = members as u8 + 1;
+        let next = self.nodes.len() as u8 + 1;
         if random.chance(1, 2) && next <= MOST_MEMBERS {
-            let Some(node) = Node::create(&mut self.env, next) else {
-                return;
-            };
-            self.nodes.insert(next, Kept::new(node));
-            self.start(next);
-            let hosts: Vec<Host> = self.hosts();
-            for host in hosts {
-                self.open_sessions(host, next);
-            }
-            self.wanted.insert(next);
+            self.add_member();
         } else if self.wanted.len() > 2 && self.wanted.contains(&member) {
             self.wanted.remove(&member);
         }
+    }
+
+    /// A host with a new store; the administrator wants it in the pool.
+    pub fn add_member(&mut self) {
+        let next = self.nodes.len() as u8 + 1;
+        let Some(node) = Node::create(&mut self.env, next) else {
+            return;
+        };
+        self.nodes.insert(next, Kept::new(node));
+        self.start(next);
+        let hosts: Vec<Host> = self.hosts();
+        for host in hosts {
+            self.open_sessions(host, next);
+        }
+        self.wanted.insert(next);
     }
 
     /// Whether the disk of this member can be lost: all others are up, so that a copy is left, and it is in.
@@ -626,7 +713,7 @@ impl World {
             .any(|node| !node.has_foreign() && !node.is_lost())
     }
 
-    fn replace_disk(&mut self, member: u8) {
+    pub(crate) fn replace_disk(&mut self, member: u8) {
         if let Some(node) = self.nodes.get_mut(&member) {
             node.replace(&mut self.env);
         }
@@ -763,7 +850,7 @@ impl World {
 
     // The end.
 
-    fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         let now = self.env.now();
         self.env.line(&"***", format_args!("all faults are over"));
         self.env.healed = true;

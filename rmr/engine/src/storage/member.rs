@@ -391,7 +391,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             if self.serving.is_some() && old == config {
                 return Ok(None);
             }
-            discarded = !config.follows(old) && !on(Bug::InstallOverDiverged);
+            discarded = !config.follows(old) && !on(Bug::AcceptDiverged);
             if discarded && !*discard {
                 return Err(Status::Diverged);
             }
