@@ -16,6 +16,7 @@ help:
 	@echo 'make test       make check, then tests on virtual machines; a short set of them on the other kernel'
 	@echo '                (TESTS="io flush" selects those of tests/vm)'
 	@echo 'make sim        whole pools in virtual time, with faults: SEEDS=2000 of them, or SEED=n with a trace (SIM=--help)'
+	@echo 'make planted    bugs planted in the engine, each of which the simulator has to find (PLANTED="--plant NAME")'
 	@echo 'make model      every order of events in tiny pools, with few faults (MODEL=--help)'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
@@ -59,6 +60,10 @@ sim:
 .PHONY: model
 model:
 	@scripts/enter cargo run --quiet --locked --release -p rmr-model --bin model -- $(MODEL)
+
+.PHONY: planted
+planted:
+	@scripts/planted.sh $(PLANTED)
 
 .PHONY: modules
 modules:
