@@ -171,6 +171,7 @@ struct Node {
     /// What an answer brought that is being written.
     pulled: BTreeMap<u64, u64>,
     reply: Option<(Status, Vec<Run>, Option<Progress>)>,
+    flushes: usize,
     now: Time,
 }
 
@@ -221,6 +222,7 @@ impl Node {
             sent: VecDeque::new(),
             pulled: BTreeMap::new(),
             reply: None,
+            flushes: 0,
             now: Time(0),
         };
         node.event(Event::Started);
@@ -238,7 +240,10 @@ impl Node {
             let event = match todo {
                 Todo::Event(Own::Meta) => Event::MetaDone(Ok(())),
                 Todo::Event(Own::Drained) => Event::Drained,
-                Todo::Event(Own::Flushed) => Event::Flushed(Ok(())),
+                Todo::Event(Own::Flushed) => {
+                    self.flushes += 1;
+                    Event::Flushed(Ok(()))
+                }
                 Todo::Event(Own::Written(call, offset)) => {
                     self.data[(offset / CHUNK) as usize] = self.pulled.remove(&call).unwrap();
                     Event::PullWritten {
@@ -565,4 +570,50 @@ proptest! {
         prop_assert_eq!(&world.nodes[2].data, &world.truth);
         prop_assert_eq!(world.install(rest.with(id(2)), nobody, nobody), Status::Ok);
     }
+}
+
+/// A member that was away while every chunk was written, and is back.
+fn behind() -> World {
+    let mut world = World::new(2);
+    let (back, nobody) = (MemberSet::only(id(1)), MemberSet::EMPTY);
+    let rest = world.others(1);
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    for chunk in 0..CHUNKS {
+        world.write(chunk);
+    }
+    world.promise(1);
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    world
+}
+
+#[test]
+fn application_writes_have_precedence() {
+    let mut world = behind();
+    let mut most = (0, 0);
+    let mut flushes = 0;
+    for step in 0..400 {
+        // The application writes at first, and then pauses.
+        let writes = step < 200;
+        if writes {
+            world.write(CHUNKS - 1);
+        }
+        world.answer(1);
+        let pulls = |node: &Node| {
+            node.sent
+                .iter()
+                .filter(|sent| matches!(sent.3, Wanted::Pull(..)))
+                .count()
+        };
+        let most = if writes { &mut most.0 } else { &mut most.1 };
+        *most = pulls(&world.nodes[1]).max(*most);
+        flushes += std::mem::take(&mut world.nodes[1].flushes);
+        if step == 199 {
+            assert!(flushes < 20, "{flushes}");
+            // There is a floor: half of the answers at least were chunks.
+            let left = (0..CHUNKS).filter(|chunk| world.nodes[1].shared.dirty(id(1), *chunk));
+            assert!(left.count() as u64 <= CHUNKS - 50);
+        }
+    }
+    assert_eq!(most.0, 1);
+    assert!(most.1 > 1);
 }

@@ -208,7 +208,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 plan.pages = plan.flush;
                 plan.log = true;
                 self.plan = Some(plan);
-            } else if !self.begin_resync_plan(shared) {
+            } else if !self.begin_resync_plan(now, shared) {
                 break;
             }
         }

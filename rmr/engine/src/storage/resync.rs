@@ -10,7 +10,9 @@
 //! then all of its chunks count as dirty. Then it pulls dirty chunks, writes and flushes them; only then they are clean.
 //! A chunk is pulled when no write to it is above the watermark, so that the source has executed what the member
 //! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. After an error it goes on with another
-//! source, after a pause that grows. It ends with the episode.
+//! source, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
+//! for as long as that took, within bounds: application IO has the better half of disks and wires. It ends with the
+//! episode.
 //!
 //! Not here: the data, which the caller holds between [`Event::PeerReply`](super::Event::PeerReply) and
 //! [`Action::PullWrite`]; blocks that nobody can read: their chunks stay dirty.
@@ -46,6 +48,10 @@ use rmr_proto::MAX_PULL;
 const SETTLE: Nanos = 5 * MILLISECOND;
 /// The first pause after an error.
 const PAUSE: Nanos = 10 * MILLISECOND;
+/// So long after a write completed the application counts as writing.
+const BUSY: Nanos = 100 * MILLISECOND;
+/// The longest rest after a chunk, so that the rate has a floor.
+const MAX_REST: Nanos = 20 * MILLISECOND;
 /// Chunks that are looked at in one go.
 const MAX_LOOKS: u32 = 256;
 
@@ -66,6 +72,8 @@ struct Pull {
     /// The part, in bytes.
     offset: u64,
     len: u32,
+    /// When the first part was asked for.
+    since: Time,
     /// It is being written here.
     writing: bool,
     /// It is of no use.
@@ -93,6 +101,11 @@ pub(super) struct Resync {
     errors: u32,
     /// Nothing is asked for before.
     pause: Time,
+    /// The watermark when it was last looked at, and until when the application counts as writing.
+    heard: Seq,
+    busy: Time,
+    /// No other chunk could be asked for when it was last tried.
+    dry: bool,
     last_call: u64,
 }
 
@@ -111,6 +124,9 @@ impl Resync {
             turn: 0,
             errors: 0,
             pause: Time(0),
+            heard: Seq::NONE,
+            busy: Time(0),
+            dry: false,
             last_call: 0,
         }
     }
@@ -173,6 +189,26 @@ impl Resync {
 
     fn active(&self) -> usize {
         self.pulls.iter().flatten().count()
+    }
+
+    /// How many chunks may be on their way.
+    fn most(&mut self, now: Time, watermark: Seq) -> usize {
+        if watermark != self.heard {
+            self.heard = watermark;
+            self.busy = now.after(BUSY);
+        }
+        if now < self.busy {
+            1
+        } else {
+            MAX_PULLS
+        }
+    }
+
+    /// A chunk came that was asked for then.
+    fn rest(&mut self, now: Time, since: Time) {
+        if now < self.busy {
+            self.pause = self.pause.max(now.after(now.since(since).min(MAX_REST)));
+        }
     }
 
     /// Whether a chunk is on its way, or was written already.
@@ -283,11 +319,13 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
 
     fn pull<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) {
         let own = self.info.member;
+        let most = self.resync.most(now, shared.watermark());
         shared.bitmaps.spell_out(own);
         let mut wrapped = false;
         let mut later = false;
         for _ in 0..MAX_LOOKS {
-            let room = self.resync.count + self.resync.active() < MAX_CLEAR;
+            let active = self.resync.active();
+            let room = active < most && self.resync.count + active < MAX_CLEAR;
             let Some(slot) = self.resync.pulls.iter().position(Option::is_none) else {
                 break;
             };
@@ -313,20 +351,25 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 later = true;
                 continue;
             }
-            if !self.begin_pull(slot, chunk, shared, out) {
+            if !self.begin_pull(now, slot, chunk, shared, out) {
                 shared.pulls.end(slot);
                 self.resync.failed(now);
                 out.act(Action::Timer(self.resync.pause));
                 return;
             }
         }
-        if later {
+        self.resync.dry = self.resync.active() == 0;
+        if self.resync.dry && self.resync.count != 0 && self.plan.is_none() {
+            // What there is can be proved; after another plan that comes by itself.
+            out.act(Action::Timer(now));
+        } else if later {
             out.act(Action::Timer(now.after(SETTLE)));
         }
     }
 
     fn begin_pull<J>(
         &mut self,
+        now: Time,
         slot: usize,
         chunk: u64,
         shared: &Shared<M, J>,
@@ -350,6 +393,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 from,
                 offset,
                 len,
+                since: now,
                 writing: false,
                 spoiled: false,
             });
@@ -475,23 +519,27 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.resync.count += 1;
             }
             self.end_pull(slot, shared);
+            self.resync.rest(now, done.since);
         }
         // Writes to the chunk waited.
         out.act(Action::Retry);
     }
 
     /// Begins to store what was fetched, or to prove what was pulled; `false` if there is nothing of that.
-    pub(super) fn begin_resync_plan<J>(&mut self, shared: &Shared<M, J>) -> bool {
+    pub(super) fn begin_resync_plan<J>(&mut self, now: Time, shared: &Shared<M, J>) -> bool {
         if self.serving.is_none() {
             return false;
         }
-        let full = self.resync.count + self.resync.active() >= MAX_CLEAR;
+        let active = self.resync.active();
+        let full = self.resync.count + active >= MAX_CLEAR;
+        // One flush for many chunks, also while they come one by one.
+        let pause = active == 0 && (now >= self.resync.busy || self.resync.dry);
         let mut plan = match self.resync.phase {
             Phase::Storing => {
                 shared.bitmaps.spell_out(self.info.member);
                 Plan::new(Goal::Fetched)
             }
-            Phase::Pulling if self.resync.count != 0 && (full || self.resync.active() == 0) => {
+            Phase::Pulling if self.resync.count != 0 && (full || pause) => {
                 self.resync.proving = self.resync.count;
                 Plan::new(Goal::Prove)
             }
