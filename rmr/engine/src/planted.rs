@@ -63,6 +63,8 @@ bugs! {
     NoMajority = 100,
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync = 100,
+    /// A volume goes on after a forced start, whatever the application was told.
+    ForceOnOpenDevice = 400,
     /// A member whose removal was not completed stays in sync.
     LeaverStays = 100,
     /// A pool of the same name is taken for the right one.

@@ -809,3 +809,23 @@ fn who_leaves_does_not_come_back_because_the_others_fail() {
         assert_eq!(world.coordinator.state(), State::Held, "{command:?}");
     }
 }
+
+#[test]
+fn what_was_acknowledged_is_not_given_up_behind_an_open_device() {
+    let mut world = World::attach(2, Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.ack(ticket, 1, Status::Ok);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    world.cut(2);
+    world.cut(1);
+    // 1 may have lost the write, and 2 does not come back.
+    world.restart(1);
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.event(Event::Admin(Admin::Force {
+        lost: set(&[2]),
+        history: Uuid([77; 16]),
+    }));
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Lost);
+}
