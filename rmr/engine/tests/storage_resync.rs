@@ -617,3 +617,16 @@ fn application_writes_have_precedence() {
     assert_eq!(most.0, 1);
     assert!(most.1 > 1);
 }
+
+/// Its host may have restarted without a loss of power: the disk still has in its cache what it wrote before.
+#[test]
+fn a_promise_is_stable_after_a_restart() {
+    let mut world = World::new(2);
+    world.write(7);
+    let old = world.nodes.pop().unwrap();
+    let node = Node::start(1, old.pages, old.data, POOL);
+    assert_eq!(node.flushes, 0);
+    world.nodes.push(node);
+    world.promise(1);
+    assert_eq!(world.nodes[1].flushes, 1);
+}

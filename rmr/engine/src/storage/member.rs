@@ -278,10 +278,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 to,
                 generation,
                 takeover,
-            } => {
-                let unstable = self.log.extents().next().is_some() && !self.is_suspect(shared);
-                self.promise(to, *generation, *takeover, other_alive, unstable)
-            }
+            } => self.promise(to, *generation, *takeover, other_alive),
             Control::Install { .. } => self.install(message, shared),
             Control::Detach {
                 to,
@@ -312,15 +309,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     }
 
     /// A client wants the generation. Whatever it is, nothing is served until the next installation: what is reported
-    /// must stay true. It is stable as well, in sync or not: a configuration that carries the suspects ends the log, which
-    /// is all that tells after a loss of power what was complete and `unstable`.
+    /// must stay true. It is stable as well, in sync or not, restarted or not: a configuration that carries the suspects
+    /// ends the log, which is all that tells after a loss of power what was complete and not stable.
     fn promise(
         &mut self,
         to: &Target,
         generation: Generation,
         takeover: bool,
         other_alive: bool,
-        unstable: bool,
     ) -> Result<Option<Plan>, Status> {
         self.check_target(to, self.info.pool)?;
         let promised = self.record.promised;
@@ -341,7 +337,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         }
         let mut plan = Plan::new(Goal::Promise);
         plan.drain = !on(Bug::PromiseWithoutDrain);
-        plan.flush = unstable && !on(Bug::NoPromiseFlush);
+        plan.flush = !on(Bug::NoPromiseFlush);
         plan.epoch = !on(Bug::PromiseUnwritten);
         Ok(Some(plan))
     }
