@@ -7,7 +7,6 @@ use rmr_sim::plan::Plan;
 use rmr_sim::plan::Rates;
 use rmr_sim::plan::Work;
 use rmr_sim::plan::MS;
-use rmr_sim::plan::SECOND;
 use rmr_sim::plan::US;
 use rmr_sim::workload::Request;
 use rmr_sim::workload::What;
@@ -91,7 +90,7 @@ impl Bounds {
             chunk_shift: CHUNK_SHIFT,
             log_extents: 4,
             volatile: vec![self.volatile; 8],
-            io_timeout: 2 * SECOND,
+            io_timeout: 100 * MS,
             fail_without_data: false,
             latency: 10 * US,
             access: 10 * US,
@@ -122,6 +121,31 @@ impl Bounds {
                 count: if is_flush { 0 } else { COUNT },
             }
         })
+    }
+}
+
+impl Budget {
+    /// Changes one of them, by its name.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this name.
+    pub fn set(&mut self, name: &str, count: u8) -> Result<(), String> {
+        let budget = match name {
+            "faults" => &mut self.faults,
+            "power" => &mut self.power,
+            "crashes" => &mut self.crashes,
+            "client-crashes" => &mut self.client_crashes,
+            "clients" => &mut self.clients,
+            "breaks" => &mut self.breaks,
+            "peer-breaks" => &mut self.peer_breaks,
+            "late" => &mut self.late,
+            "early" => &mut self.early,
+            "timers" => &mut self.timers,
+            other => return Err(format!("no budget of {other}")),
+        };
+        *budget = count;
+        Ok(())
     }
 }
 

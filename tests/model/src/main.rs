@@ -28,6 +28,15 @@ struct Args {
     /// Plant a bug (only in a build with `--cfg planted`), and stop where it is found
     #[arg(long)]
     plant: Option<String>,
+    /// Other budgets, as in timers=6,late=0
+    #[arg(long, value_delimiter = ',')]
+    budget: Vec<String>,
+    /// Writes of metadata take time, whatever the bounds say
+    #[arg(long)]
+    slow_metadata: bool,
+    /// Print one run within the bounds, drawn from this seed
+    #[arg(long)]
+    walk: Option<u64>,
     /// Do not print what happened in a run that breaks a rule
     #[arg(long)]
     quiet: bool,
@@ -43,7 +52,19 @@ impl Args {
             });
         }
         let named = |name: &String| bounds::named(name).ok_or(format!("no bounds named {name}"));
-        self.names.iter().map(named).collect()
+        let mut chosen: Vec<Bounds> = self.names.iter().map(named).collect::<Result<_, _>>()?;
+        for bounds in &mut chosen {
+            bounds.slow_metadata |= self.slow_metadata;
+            for pair in &self.budget {
+                let set = pair.split_once('=').and_then(|(name, count)| {
+                    let count = count.parse().ok()?;
+                    Some((name, count))
+                });
+                let (name, count) = set.ok_or(format!("{pair} is not a budget"))?;
+                bounds.budget.set(name, count)?;
+            }
+        }
+        Ok(chosen)
     }
 
     fn plant(&self) -> Result<Option<Bug>, String> {
@@ -69,6 +90,10 @@ fn run(args: &Args) -> Result<bool, String> {
         return Ok(true);
     }
     run::plant(args.plant()?);
+    if let (Some(seed), Some(bounds)) = (args.walk, bounds.first()) {
+        search::walk(bounds, seed);
+        return Ok(true);
+    }
     let mut good = true;
     for bounds in bounds {
         println!("{}: {bounds}", bounds.name);

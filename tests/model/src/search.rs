@@ -10,6 +10,8 @@ use crate::bounds::Bounds;
 use crate::choice::Choice;
 use crate::state::State;
 use rmr_sim::fingerprint::Plain;
+use rmr_sim::random::Purpose;
+use rmr_sim::random::Random;
 use rmr_sim::run;
 use rmr_sim::run::Wrong;
 use std::collections::HashSet;
@@ -29,6 +31,8 @@ pub struct Figures {
     pub ends: u64,
     /// The longest path.
     pub depth: usize,
+    /// Most attaches, configurations and pulled chunks in one run.
+    pub most: (u64, u64, u64),
     /// Time taken.
     pub took: Duration,
 }
@@ -37,11 +41,15 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} states, {} transitions, {} ends, longest path {}, {:.1} s",
+            "{} states, {} transitions, {} ends, longest path {}; in one run up to {} attaches, {} configurations, \
+             {} pulls; {:.1} s",
             self.states,
             self.transitions,
             self.ends,
             self.depth,
+            self.most.0,
+            self.most.1,
+            self.most.2,
             self.took.as_secs_f64()
         )
     }
@@ -149,6 +157,10 @@ impl Search {
             self.figures.ends += 1;
             let end = state.clone();
             let report = run::catch(|| end.finish())?;
+            let (most, here) = (&mut self.figures.most, report.figures);
+            most.0 = most.0.max(here.attaches);
+            most.1 = most.1.max(here.epochs);
+            most.2 = most.2.max(here.pulls);
             if let Some(wrong) = report.wrong.into_iter().next() {
                 return Err(wrong);
             }
@@ -179,4 +191,22 @@ pub fn replay(bounds: &Bounds, counterexample: &Counterexample) {
         println!("*** goes on in the order of time");
         let _ = run::catch(|| state.finish());
     }
+}
+
+/// Prints one run, whose choices are drawn.
+pub fn walk(bounds: &Bounds, seed: u64) {
+    let Ok(Some(mut state)) = run::catch(|| State::first(bounds)) else {
+        return;
+    };
+    let mut random = Random::new(seed, Purpose::Work);
+    state.make_loud();
+    loop {
+        let choices = state.choices();
+        let Some(choice) = choices.get(random.below(choices.len() as u64) as usize) else {
+            break;
+        };
+        state.take(choice);
+    }
+    println!("*** goes on in the order of time");
+    state.finish();
 }

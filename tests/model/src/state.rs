@@ -4,7 +4,8 @@
 //!
 //! Two things are done at once, not chosen, because when they are done makes no difference to anybody else: a thread that
 //! has nothing to ask goes to sleep, and (if so bounded) a write of metadata ends. A timer fires only when nothing else
-//! can happen but faults, or from a budget: networks and disks are faster than timers, but for those that hang.
+//! can happen but that a session is made again or a member starts (both take as long as they like), or from a budget:
+//! networks and disks are faster than timers, but for those that hang.
 
 use crate::bounds::Bounds;
 use crate::bounds::Budget;
@@ -99,12 +100,21 @@ impl State {
             .filter(|(_, event)| self.world.is_possible(event))
             .map(|(place, _)| Choice::Happens(place))
             .collect();
-        choices.extend(self.world.members(false).map(Choice::Start));
-        if self.left.timers > 0 && (choices.is_empty() || self.left.early > 0) {
+        if self.left.timers > 0 && (!self.is_busy() || self.left.early > 0) {
             choices.extend(self.timers());
         }
+        choices.extend(self.world.members(false).map(Choice::Start));
         self.free_choices(&mut choices);
         choices
+    }
+
+    /// Whether something happens soon.
+    fn is_busy(&self) -> bool {
+        let mut pending = self.pending.iter();
+        pending.any(|event| {
+            let waits = matches!(event, Event::Net(NetworkEvent::Connect { .. }));
+            !waits && self.world.is_possible(event)
+        })
     }
 
     /// The timers that are due first.
@@ -150,6 +160,7 @@ impl State {
 
     /// Takes a step.
     pub fn take(&mut self, choice: &Choice) {
+        let is_busy = self.is_busy();
         let left = &mut self.left;
         if choice.is_free() && !matches!(choice, Choice::Open) {
             left.faults = left.faults.saturating_sub(1);
@@ -166,11 +177,7 @@ impl State {
             }
             Choice::Timer(at, event) => {
                 spend(&mut left.timers);
-                let waits = self
-                    .pending
-                    .iter()
-                    .any(|event| self.world.is_possible(event));
-                if waits || self.world.members(false).next().is_some() {
+                if is_busy {
                     spend(&mut left.early);
                 }
                 self.world.advance(*at);
