@@ -27,6 +27,7 @@ use rmr_engine::time::SECOND;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Features;
+use rmr_proto::Fork;
 use rmr_proto::Generation;
 use rmr_proto::Geometry;
 use rmr_proto::Incarnation;
@@ -828,4 +829,52 @@ fn what_was_acknowledged_is_not_given_up_behind_an_open_device() {
     }));
     world.run(SECOND);
     assert_eq!(world.coordinator.state(), State::Lost);
+}
+
+/// Both members are away, and another client forces a start with 2 alone, from the epoch `behind` the one in force.
+fn forced_elsewhere(behind: u64) -> World {
+    let mut world = World::attach(2, Quorum::Off);
+    // An epoch of which 2 may or may not know.
+    world.cut(2);
+    world.run(SECOND);
+    world.restart(2);
+    world.run(SECOND);
+    let mut config = world.config().clone();
+    let mut fork = config.epoch;
+    fork.0 -= behind;
+    world.cut(2);
+    world.cut(1);
+    config.forked_from = Some(Fork {
+        history: config.history,
+        epoch: fork,
+    });
+    config.history = Uuid([77; 16]);
+    config.generation = Generation {
+        number: config.generation.number + 1,
+        nonce: config.generation.nonce + 1,
+    };
+    let member = world.member(2);
+    member.report.promised = config.generation;
+    member.report.installed = Some(config);
+    world.restart(2);
+    world.run(SECOND);
+    world
+}
+
+#[test]
+fn who_was_forced_away_stops() {
+    let world = forced_elsewhere(0);
+    assert_eq!(world.coordinator.state(), State::Fenced);
+}
+
+#[test]
+fn what_others_forced_is_not_gone_on_with() {
+    let mut world = forced_elsewhere(1);
+    assert_eq!(world.coordinator.state(), State::Held);
+    // The one who has all that was completed comes back.
+    world.shell.members.get_mut(&id(1)).unwrap().up = true;
+    world.event(Event::LinkUp(id(1)));
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().in_sync, set(&[1]));
 }

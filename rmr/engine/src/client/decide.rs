@@ -185,7 +185,14 @@ pub fn decide<'a>(
     if request.pool.is_nil() {
         check_one_pool(candidates.clone(), request.members)?;
     }
-    let candidates = candidates.filter(ours);
+    // Who has the device open is no part of what others began without it.
+    let known = |c: &Candidate<'_>| match (&request.open, &c.report.installed) {
+        (Some(own), Some(installed)) if request.force.is_none() => {
+            own.config.follows(installed) || installed.generation.nonce == request.generation.nonce
+        }
+        _ => true,
+    };
+    let candidates = candidates.filter(ours).filter(known);
     match highest(candidates.clone()) {
         Some(last) => next_config(candidates, request, last),
         None => first_config(candidates, request),

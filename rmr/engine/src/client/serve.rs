@@ -241,10 +241,11 @@ impl<M: Memory> Coordinator<M> {
     pub(super) fn is_promised_away(&self, report: &MemberReport, config: &Config) -> bool {
         let ours = self.generation;
         let in_table = config.store(report.member) == Some(report.store);
+        // Or in one that was forced to begin where this client is, or later.
         let same_history = report
             .installed
             .as_ref()
-            .is_none_or(|installed| installed.history == config.history);
+            .is_none_or(|installed| installed.follows(config));
         in_table
             && same_history
             && report.promised.number >= ours.number
