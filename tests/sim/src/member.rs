@@ -582,7 +582,9 @@ impl Node {
         }
     }
 
-    /// Whether the copy is of a time before this configuration, in which the member takes part.
+    /// Whether the copy is of a time before this configuration, in which the member takes part. And no pool must start
+    /// from it alone, or with others who know no better: that could not be recognised (R19). So a member that it
+    /// holds to be in sync, without which nobody starts, has this configuration.
     pub fn copy_is_older(&self, config: Option<&Config>) -> bool {
         let (Some(copy), Some(config)) = (&self.copy, config) else {
             return false;
@@ -597,7 +599,9 @@ impl Node {
         };
         let newer = (config.generation.number, config.epoch)
             > (installed.generation.number, installed.epoch);
+        let others = installed.in_sync.without(self.id);
         newer
+            && !others.intersection(config.receivers()).is_empty()
             && copy.store == self.device.store
             && config.receivers().contains(self.id)
             && now.incarnation > then.incarnation

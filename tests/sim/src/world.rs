@@ -30,6 +30,7 @@ use crate::workload::Workload;
 use rmr_checkers::disks::Marks;
 use rmr_engine::client::Admin;
 use rmr_engine::client::OnNoData;
+use rmr_engine::time::Time;
 use rmr_proto::Config;
 use rmr_proto::MemberId;
 use rmr_proto::Uuid;
@@ -58,6 +59,8 @@ pub struct World {
     pub(crate) over: bool,
     /// Members that the administrator wants in the pool.
     wanted: BTreeSet<u8>,
+    /// The administrator has given up a history.
+    forced: bool,
     /// Reads that were made at the end, to see all that was written.
     read_back: bool,
     /// Faults that wait for a moment, and for which.
@@ -104,6 +107,7 @@ impl World {
             workload,
             over: false,
             wanted,
+            forced: false,
             read_back: false,
             armed: Vec::new(),
         }
@@ -639,12 +643,31 @@ impl World {
                 // The clock is monotonic: only a broken one goes back, and what waits for a time waits longer by that.
                 let jump = if forward { jump } else { jump.min(5 * SECOND) };
                 self.env.jump(host, forward, jump);
+                self.set_timer(host);
             }
             _ => {
                 if let Some(node) = self.nodes.get_mut(&member) {
                     node.fault(&mut self.env, kind, span, random);
                 }
             }
+        }
+    }
+
+    /// The clock of a host is another one: its timer goes by it.
+    fn set_timer(&mut self, host: Host) {
+        let (at, event) = match host {
+            Host::Member(member) => match self.nodes.get(&member) {
+                Some(node) => (node.timer_at(), Event::MemberTimer(member, node.boot())),
+                None => return,
+            },
+            Host::Client(opening) => match self.clients.get(&opening) {
+                Some(client) => (client.timer_at(), Event::ClientTimer(opening)),
+                None => return,
+            },
+        };
+        if at != Time::NEVER {
+            let after = self.env.until(host, at);
+            self.env.queue.after(after, event);
         }
     }
 
@@ -822,6 +845,7 @@ impl World {
             .is_some_and(|client| client.is_waiting());
         let patience = self.env.plan.heal + 20 * SECOND;
         if waits && !lost.is_empty() && !left.is_empty() && self.env.now() > patience {
+            self.forced = true;
             let history = Uuid::from_random(self.env.uuids.bytes());
             self.command(Admin::Force {
                 lost: lost.into_iter().collect(),
@@ -885,6 +909,19 @@ impl World {
         if needs_client && since > 15 * SECOND {
             self.crash_client(self.env.current);
             self.open(true);
+        }
+        // Who waits for a history that was given up is closed.
+        if self.forced && since > 30 * SECOND {
+            let current = self.env.current;
+            let forsaken: Vec<u32> = self
+                .clients
+                .iter()
+                .filter(|(&opening, client)| opening != current && client.is_waiting())
+                .map(|(&opening, _)| opening)
+                .collect();
+            for opening in forsaken {
+                self.crash_client(opening);
+            }
         }
         let idle = self.clients.values().all(|client| client.is_idle());
         let done = self.env.observer.is_whole() && self.workload.left() == 0 && idle;
