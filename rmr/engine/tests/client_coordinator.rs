@@ -678,6 +678,32 @@ fn suspects_shrink_the_in_sync_set() {
 }
 
 #[test]
+fn without_suspects_all_stay_in_sync() {
+    let mut world = World::attach(3, Quorum::Off);
+    let members = std::mem::take(&mut world.shell.members);
+    let mut next = World::new(3);
+    next.shell.members = members;
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    assert_eq!(next.config().in_sync, set(&[1, 2, 3]));
+    assert!((1..=3).all(|n| next.member(n).merged.is_empty()));
+}
+
+#[test]
+fn a_lost_race_is_run_again() {
+    let mut world = World::new(2);
+    // The shortest of all pauses.
+    world.nonce = 1;
+    world.member(1).answer = Some((Kind::Promise, Status::StaleGeneration));
+    world.open(Quorum::Off);
+    assert_eq!(world.coordinator.state(), State::Attaching);
+    world.run(2 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    // Promised once in vain.
+    assert_eq!(world.config().generation.number, 2);
+}
+
+#[test]
 fn a_missing_member_in_sync_is_waited_for() {
     let mut world = World::attach(2, Quorum::Off);
     let members = std::mem::take(&mut world.shell.members);

@@ -116,6 +116,8 @@ fn write() {
     assert_eq!(last.ack, Ack::Complete(Status::Ok));
     assert_eq!(last.hint, Some(Hint::Idle));
     assert_eq!(data.watermark(), Seq(1));
+    // A copy for a member that was dropped may be sent only now: no message is below its own watermark.
+    assert_eq!(data.header(&write, id(3)).watermark, Seq(0));
     // Late answers, and those to the use of the tag before.
     assert_eq!(ack(&data, &write, 2), Ack::Ignored);
     let next = sent(data.write(2, Op::WriteZeroes, 0, 512));
@@ -168,6 +170,8 @@ fn frozen() {
     assert_eq!(ack(&data, &second, 1), Ack::Pending);
     assert_eq!(ack(&data, &second, 2), Ack::Complete(Status::Ok));
     assert_eq!(sent(data.write(3, Op::Write, 0, 512)).epoch, Epoch(2));
+    // No use of a tag is taken for another, whatever was shut and opened between.
+    assert_ne!(sent(data.write(0, Op::Write, 0, 512)).ticket, first.ticket);
 }
 
 #[test]

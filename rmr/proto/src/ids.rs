@@ -516,7 +516,11 @@ mod tests {
             "0123456--89ab-cdef-0123-456789abcdef".parse::<Uuid>(),
             Err(UuidError)
         );
-        assert!(!Uuid::from_random([0; 16]).is_nil());
+        // Version 4, variant 1; all other bits as given.
+        let [low, high] = [0, 0xff].map(|byte| Uuid::from_random([byte; 16]).0);
+        assert_eq!((low[6], low[8]), (0x40, 0x80));
+        assert_eq!((high[6], high[8]), (0x4f, 0xbf));
+        assert!(!Uuid(low).is_nil());
         assert_eq!(Uuid::NIL.non_nil(), None);
     }
 

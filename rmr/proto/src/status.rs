@@ -197,8 +197,22 @@ mod tests {
         for errno in [i32::MIN, -65536, -1, 1, 255, 511, 65536, i32::MAX] {
             assert_eq!(Status::from_errno(errno), Status::Io);
         }
-        assert_eq!(Status::from_errno(-104), Status::Disconnected);
-        assert_eq!(Status::from_errno(-61), Status::Medium);
+        let known: [(&[i32], Status); 8] = [
+            (&[11, 16], Status::Busy),
+            (&[12], Status::NoMemory),
+            (&[22], Status::Invalid),
+            (&[28, 52, 122], Status::NoSpace),
+            (&[30], Status::ReadOnly),
+            (&[38, 95, 524], Status::NotSupported),
+            (&[61, 84], Status::Medium),
+            (&[62, 110], Status::TimedOut),
+        ];
+        for (errnos, status) in known {
+            assert!(errnos.iter().all(|n| Status::from_errno(-n) == status));
+        }
+        for errno in [101, 103, 104, 107, 108, 111, 112, 113] {
+            assert_eq!(Status::from_errno(-errno), Status::Disconnected);
+        }
         assert!(
             Status::InstallFirst.is_refusal()
                 && !Status::Medium.is_refusal()

@@ -51,6 +51,7 @@ fn expected(kind: u8, words: &[u64]) -> Vec<u8> {
 
 #[test]
 fn bytes_on_disk() {
+    assert_eq!(crate::MAX_LOG_EXTENTS, 1024);
     assert_eq!(log(&[None, Some(0), Some(9)])[..], expected(4, &[0, 1, 10]));
     assert_eq!(bitmap(&[5, 0, 1 << 63])[..], expected(5, &[5, 0, 1 << 63]));
 }

@@ -131,6 +131,12 @@ fn refused_fields() {
         with(&pull, BODY + 4, &long.to_le_bytes()),
         range(1 << 40, long)
     );
+    // Neither of them a multiple of a block.
+    let odd = forged(&pull, HEADER_BYTES, BODY + 4, &4608u32.to_le_bytes());
+    assert_eq!(
+        with(&odd, BODY + 8, &512u64.to_le_bytes()),
+        range(512, 4608)
+    );
     let end = u64::MAX - 4095;
     assert_eq!(with(&pull, BODY + 8, &end.to_le_bytes()), range(end, 65536));
     assert_eq!(
