@@ -433,10 +433,16 @@ impl Disks {
 
     /// For each possible content of a sector, the members that hold it.
     fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
+        let mut values = [0; 32];
+        for member in members(self.table) {
+            if let Some(value) = values.get_mut(usize::from(member - 1)) {
+                *value = self.value(member, sector);
+            }
+        }
         let holders = |content| {
-            let table = members(self.table);
-            let equal = table.filter(|&member| self.value(member, sector) == content);
-            equal.fold(0, |set, member| set | crate::bit(member))
+            let equal = |member: &u8| values.get(usize::from(member - 1)) == Some(&content);
+            let table = members(self.table).filter(equal);
+            table.fold(0, |set, member| set | crate::bit(member))
         };
         sets.clear();
         match self.sectors.get(sector) {
