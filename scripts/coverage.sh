@@ -1,0 +1,54 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# scripts/coverage.sh [SEEDS [FIRST]]
+#
+# Line and branch coverage of the engine by runs of the simulator (default: 500 seeds from 1 on), in the Debian root.
+# Prints a table, and each line and branch of the engine that no run reached.
+#
+# Who does not measure coverage needs none of LLVM's tools, so they are not in the root: this fetches the package
+# that fits the compiler there, on first use.
+
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+in_root || exec "$RMR_TOP/scripts/enter" "$0" "$@"
+
+seeds=${1:-500}
+first=${2:-1}
+cd "$RMR_TOP"
+
+major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+version=$(apt-cache show "llvm-$major" | sed -n '0,/^Version: /s/^Version: //p')
+tools=$RMR_CACHE/llvm-tools-$(key "$version")
+if ! [ -d "$tools" ]; then
+	lock "llvm-tools"
+	entry_begin "$tools"
+	step "downloading llvm-$major"
+	(cd "$RMR_TMP" && apt-get -q download "llvm-$major=$version" >&2)
+	dpkg-deb -x "$RMR_TMP"/*.deb "$RMR_TMP"
+	rm "$RMR_TMP"/*.deb
+	entry_end "$tools"
+	unlock
+fi
+bin=$tools/usr/lib/llvm-$major/bin
+
+step "building the simulator"
+# Branches are counted by an option that is not stable yet; the compiler is told to take it all the same.
+export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/coverage RUSTC_BOOTSTRAP=1
+# With --target, build scripts and macros do not get these flags.
+host=$(rustc -vV | sed -n 's/^host: //p')
+RUSTFLAGS="-Cinstrument-coverage -Zcoverage-options=branch" \
+	cargo build --quiet --locked --release --target "$host" -p rmr-sim --bin sim >&2
+
+step "running $seeds seeds"
+sim=$CARGO_TARGET_DIR/$host/release/sim
+raw=$CARGO_TARGET_DIR/raw
+rm -rf "$raw"
+mkdir "$raw"
+LLVM_PROFILE_FILE=$raw/%p.profraw "$sim" --seeds "$seeds" --first "$first" --no-shrink >&2 || true
+"$bin/llvm-profdata" merge -o "$raw/all.profdata" "$raw"/*.profraw
+
+"$bin/llvm-cov" export --format=lcov --instr-profile "$raw/all.profdata" "$sim" \
+	--sources "$RMR_TOP/rmr/engine/src" >"$raw/all.lcov"
+scripts/coverage.py "$raw/all.lcov" "$RMR_TOP/rmr/engine/src"
