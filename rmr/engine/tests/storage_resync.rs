@@ -630,3 +630,51 @@ fn a_promise_is_stable_after_a_restart() {
     world.promise(1);
     assert_eq!(world.nodes[1].flushes, 1);
 }
+
+/// Bits that no Clear took away are gone when their member is in sync: nobody looks at them, but they would count when
+/// it is dropped again.
+#[test]
+fn in_sync_means_no_bits() {
+    let mut world = World::new(2);
+    let (one, both) = (MemberSet::only(id(0)), [id(0), id(1)].into_iter().collect());
+    assert_eq!(
+        world.install(one, MemberSet::EMPTY, MemberSet::EMPTY),
+        Status::Ok
+    );
+    world.write(7);
+    assert!(world.nodes[0].shared.dirty(id(1), 7));
+    world.promise(1);
+    let joins = MemberSet::only(id(1));
+    assert_eq!(world.install(both, MemberSet::EMPTY, joins), Status::Ok);
+    assert!(!world.nodes[0].shared.dirty(id(1), 7));
+}
+
+/// Who is meant is said by pool, store, number and incarnation (R10).
+#[test]
+fn somebody_else_is_meant() {
+    let mut world = World::new(1);
+    let node = &mut world.nodes[0];
+    let right = node.target();
+    let (pool, store, member) = (Uuid([1; 16]), store(1), id(1));
+    let incarnation = right.incarnation.next().unwrap();
+    for (to, status) in [
+        (Target { pool, ..right }, Status::WrongUuid),
+        (Target { store, ..right }, Status::WrongUuid),
+        (Target { member, ..right }, Status::WrongMember),
+        (
+            Target {
+                incarnation,
+                ..right
+            },
+            Status::StaleIncarnation,
+        ),
+        (right, Status::Ok),
+    ] {
+        let promise = Control::Promise {
+            to,
+            generation: GENERATION,
+            takeover: false,
+        };
+        assert_eq!(node.control(&promise), status);
+    }
+}
