@@ -508,6 +508,19 @@ fn drop_rejoin_promote() {
     assert_eq!(world.coordinator.state(), State::Serving);
 }
 
+/// A copy of its promise that comes late makes a member serve nobody; without IO only a ping tells.
+#[test]
+fn a_member_that_stopped_serving() {
+    let mut world = World::attach(2, Quorum::Off);
+    let before = world.config().epoch;
+    let member = world.member(2);
+    member.report.serving = false;
+    member.answer = Some((Kind::Ping, Status::StaleEpoch));
+    world.run(3 * SECOND);
+    assert!(world.config().epoch > before);
+    assert!(world.config().receivers().contains(id(2)));
+}
+
 #[test]
 fn second_failure_during_a_drop() {
     let mut world = World::attach(3, Quorum::Off);

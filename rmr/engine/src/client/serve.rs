@@ -214,11 +214,9 @@ impl<M: Memory> Coordinator<M> {
                     peer.ready = ready;
                 }
             }
-            Status::Busy
-            | Status::NoMemory
-            | Status::TimedOut
-            | Status::StaleEpoch
-            | Status::Disconnected => {}
+            Status::Busy | Status::NoMemory | Status::TimedOut | Status::Disconnected => {}
+            // StaleEpoch, too, as a ping is under what is in force: a late copy of a promise, or of an install that was given
+            // up, has arrived there.
             _ => self.lose(id),
         }
     }
