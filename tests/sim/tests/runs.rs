@@ -38,3 +38,21 @@ fn no_faults() {
         assert_eq!(report.figures.attaches, 1);
     }
 }
+
+/// Small runs with all kinds of faults: the part of the net that is cast for each mutant, too (scripts/mutants.sh).
+#[test]
+fn small_runs() {
+    let cut = Cut {
+        ops: Some(80),
+        ..Cut::default()
+    };
+    let options = Options {
+        allowed: Kinds::all(),
+        plant: None,
+        trace: false,
+    };
+    for seed in 1..=40 {
+        let report = run(seed, &cut, &options);
+        assert_eq!(report.wrong, [], "seed {seed}");
+    }
+}
