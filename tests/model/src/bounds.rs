@@ -269,14 +269,13 @@ pub fn short() -> Vec<Bounds> {
         },
         Bounds {
             name: "heir",
-            requests: vec![(WRITE, 0), (WRITE, 1)],
-            threads: 2,
+            requests: vec![(WRITE, 0)],
             budget: Budget {
                 faults: 2,
                 client_crashes: 1,
                 power: 1,
                 clients: 2,
-                timers: 2,
+                timers: 0,
                 ..Budget::CALM
             },
             ..SMALL
@@ -294,6 +293,20 @@ fn long() -> Vec<Bounds> {
             requests: vec![(WRITE, 0)],
             budget: Budget {
                 clients: 2,
+                ..Budget::CALM
+            },
+            ..SMALL
+        },
+        Bounds {
+            name: "heirs",
+            requests: vec![(WRITE, 0), (WRITE, 1)],
+            threads: 2,
+            budget: Budget {
+                faults: 2,
+                client_crashes: 1,
+                power: 1,
+                clients: 2,
+                timers: 1,
                 ..Budget::CALM
             },
             ..SMALL

@@ -16,8 +16,8 @@ fn holds(name: &str) {
 }
 
 #[test]
-fn attach() {
-    holds("attach");
+fn broken_sessions() {
+    holds("break");
 }
 
 #[test]
