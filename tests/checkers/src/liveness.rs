@@ -180,6 +180,11 @@ impl Liveness {
         }
     }
 
+    /// The client whose IO was frozen is gone, or another one has taken over: nobody waits for the end of that.
+    pub fn forget_freeze(&mut self) {
+        self.frozen = None;
+    }
+
     /// IO of the client is frozen.
     pub fn freeze(&mut self, time: Time) {
         self.frozen.get_or_insert(time);

@@ -246,6 +246,9 @@ fn freezes() {
     liveness.freeze(100);
     liveness.freeze(140);
     liveness.thaw(151, 50);
+    liveness.freeze(200);
+    liveness.forget_freeze();
+    liveness.thaw(300, 50);
     assert_eq!(liveness.longest_freeze(), 51);
     assert_eq!(rules(liveness, 200), [Rule::Frozen]);
 }

@@ -296,6 +296,11 @@ impl Observer {
         self.liveness.held(now, held);
     }
 
+    /// The client whose IO was frozen is gone, or replaced.
+    pub fn forget_freeze(&mut self) {
+        self.liveness.forget_freeze();
+    }
+
     /// IO is frozen.
     pub fn freeze(&mut self, now: Nanos) {
         self.liveness.freeze(now);

@@ -406,6 +406,7 @@ impl World {
     /// The device is opened on another host.
     pub fn open(&mut self, takeover: bool) {
         self.env.current += 1;
+        self.env.observer.forget_freeze();
         let opening = self.env.current;
         let members: Vec<u8> = self.nodes.keys().copied().collect();
         let Some(mut client) = Client::new(opening) else {
@@ -693,6 +694,10 @@ impl World {
     }
 
     fn change_table(&mut self, member: u8, random: &mut Random) {
+        // A pool that was never started has no table but what is named when it is.
+        if self.env.observer.config().is_none() {
+            return;
+        }
         let next = self.nodes.len() as u8 + 1;
         if random.chance(1, 2) && next <= MOST_MEMBERS {
             self.add_member();
