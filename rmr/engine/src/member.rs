@@ -53,8 +53,15 @@ pub struct MemberState {
 impl MemberState {
     /// The state after a start of the member, or after its disk was reset or lost: a new incarnation, to be persisted
     /// before anything is answered. `pool` is nil if the store was never assigned; `last` is the newest
-    /// record of the store. `None` if there are no more incarnations, or the store has none of its own UUID.
-    pub fn start(pool: Uuid, store: Uuid, member: MemberId, last: &EpochRecord) -> Option<Self> {
+    /// record of the store, `salt` a random number. `None` if there are no more incarnations, or the store has none of its
+    /// own UUID.
+    pub fn start(
+        pool: Uuid,
+        store: Uuid,
+        member: MemberId,
+        last: &EpochRecord,
+        salt: u32,
+    ) -> Option<Self> {
         if store.is_nil() {
             return None;
         }
@@ -63,7 +70,7 @@ impl MemberState {
             store,
             member,
             record: EpochRecord {
-                incarnation: last.incarnation.next()?,
+                incarnation: last.incarnation.after(salt)?,
                 ..last.clone()
             },
             serving: false,

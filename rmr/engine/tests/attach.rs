@@ -63,7 +63,7 @@ fn generation(number: u64) -> Generation {
 
 /// A member that was never installed, nor assigned.
 fn fresh(n: u32) -> MemberState {
-    MemberState::start(Uuid::NIL, store(n), id(n), &EpochRecord::default()).unwrap()
+    MemberState::start(Uuid::NIL, store(n), id(n), &EpochRecord::default(), 0).unwrap()
 }
 
 fn report(state: &MemberState) -> MemberReport {
@@ -123,6 +123,7 @@ fn restart(state: &MemberState) -> MemberState {
         report(state).store,
         state.member(),
         state.record(),
+        0,
     )
     .unwrap()
 }
@@ -180,7 +181,7 @@ fn new_ones_take_the_pool_of_assigned_ones() {
     let record = EpochRecord::default();
     let mut states = [
         fresh(1),
-        MemberState::start(other, store(2), id(2), &record).unwrap(),
+        MemberState::start(other, store(2), id(2), &record, 0).unwrap(),
     ];
     promise(&mut states, 1);
     let decision = decide(&reports(&states), &request(1)).unwrap();
@@ -323,7 +324,7 @@ fn wrong_members() {
     );
 
     let record = states[1].record();
-    let other = MemberState::start(POOL, store(9), id(2), record).unwrap();
+    let other = MemberState::start(POOL, store(9), id(2), record, 0).unwrap();
     let refused = refusal(&[states[0].clone(), other], &request(2));
     assert_eq!(refused, Refusal::OtherStore(id(2), store(2)));
 
@@ -419,8 +420,8 @@ fn numbers_end() {
         incarnation: Incarnation(u64::MAX),
         ..EpochRecord::default()
     };
-    assert!(MemberState::start(POOL, store(1), id(1), &last).is_none());
-    assert!(MemberState::start(POOL, Uuid::NIL, id(1), &EpochRecord::default()).is_none());
+    assert!(MemberState::start(POOL, store(1), id(1), &last, 0).is_none());
+    assert!(MemberState::start(POOL, Uuid::NIL, id(1), &EpochRecord::default(), 0).is_none());
 
     let mut states = promised_again();
     let mut all = reports(&states);

@@ -828,7 +828,7 @@ impl World {
                 let gone = self.members.get_mut(&member).unwrap();
                 gone.up = !gone.up;
                 if gone.up {
-                    gone.report.incarnation.0 += 1;
+                    gone.report.incarnation = gone.report.incarnation.after(1).unwrap();
                     gone.report.serving = false;
                 } else {
                     self.net.break_session(member);
@@ -1030,7 +1030,7 @@ impl World {
         for (id, member) in &mut self.members {
             if !member.up {
                 member.up = true;
-                member.report.incarnation.0 += 1;
+                member.report.incarnation = member.report.incarnation.after(1).unwrap();
                 member.report.serving = false;
                 self.net.count += 1;
                 let place = (self.net.now, self.net.count);

@@ -116,6 +116,7 @@ impl World {
                 Uuid([n as u8 + 1; 16]),
                 MemberId::from_index(n).unwrap(),
                 &EpochRecord::default(),
+                0,
             )
             .unwrap(),
             data: 0,
@@ -380,7 +381,8 @@ impl World {
             Step::Restart { member } => {
                 let state = &self.members[member].state;
                 let store = self.report(member).store;
-                let next = MemberState::start(state.pool(), store, state.member(), state.record());
+                let next =
+                    MemberState::start(state.pool(), store, state.member(), state.record(), 0);
                 self.members[member].state = next.unwrap();
             }
             Step::Replay { which } => {

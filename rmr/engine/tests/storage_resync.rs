@@ -210,6 +210,7 @@ impl Node {
                 features: Features::WRITE_CACHE,
             },
             log_extents: 2,
+            salt: 5,
         };
         let member = Member::start(&HostMemory, info, &shared, &mut Disk(&pages)).unwrap();
         let mut node = Self {

@@ -445,14 +445,6 @@ macro_rules! number {
             pub const fn is_some(self) -> bool {
                 self.0 != 0
             }
-
-            /// The next number, `None` when there is no more.
-            pub const fn next(self) -> Option<Self> {
-                match self.0.checked_add(1) {
-                    Some(n) => Some(Self(n)),
-                    None => None,
-                }
-            }
         }
 
         impl fmt::Display for $name {
@@ -467,10 +459,46 @@ number! {
     /// Number of a configuration of the pool. 0: nothing installed.
     Epoch
 }
+
+impl Epoch {
+    /// The next number, `None` when there is no more.
+    pub const fn next(self) -> Option<Self> {
+        match self.0.checked_add(1) {
+            Some(n) => Some(Self(n)),
+            None => None,
+        }
+    }
+}
+
 number! {
-    /// Number of a member's run: new after a restart of the member or a reset of its disk.
+    /// A member's run: new after a restart of the member or a reset of its disk. The upper 40 bits count the starts; the
+    /// others are drawn at each of them: a store that was put back to an earlier state counts again where it was, and
+    /// must not be taken for the run that had that count before (R10).
     Incarnation
 }
+
+impl Incarnation {
+    const SALT_BITS: u32 = 24;
+
+    /// The run after this one; `salt` is a random number, of which the lower bits are used. `None` when there is no
+    /// more.
+    pub const fn after(self, salt: u32) -> Option<Self> {
+        let count = (self.0 >> Self::SALT_BITS) + 1;
+        if count >> (u64::BITS - Self::SALT_BITS) != 0 {
+            return None;
+        }
+        let salt = salt as u64 & ((1 << Self::SALT_BITS) - 1);
+        Some(Self(count << Self::SALT_BITS | salt))
+    }
+
+    /// Whether a store that says it is in this run must have been put back to an earlier state, as it is known to have
+    /// been in the run `known`.
+    pub const fn is_before(self, known: Self) -> bool {
+        let (own, other) = (self.0 >> Self::SALT_BITS, known.0 >> Self::SALT_BITS);
+        known.is_some() && (own < other || own == other && self.0 != known.0)
+    }
+}
+
 number! {
     /// Sequence number of a write, counted per generation. 0: not a write.
     Seq
@@ -539,7 +567,21 @@ mod tests {
     #[test]
     fn numbers_end() {
         assert_eq!(Epoch(1).next(), Some(Epoch(2)));
-        assert_eq!(Seq(u64::MAX).next(), None);
+        assert_eq!(Epoch(u64::MAX).next(), None);
+        assert_eq!(Incarnation(u64::MAX).after(0), None);
+    }
+
+    #[test]
+    fn runs_of_a_store_that_was_put_back() {
+        let first = Incarnation::NONE.after(7).unwrap();
+        let second = first.after(u32::MAX).unwrap();
+        assert!(first.is_some() && first.is_before(second));
+        assert!(!second.is_before(first) && !second.is_before(second));
+        assert!(!first.is_before(Incarnation::NONE));
+        // Put back to the first, and started again: not the second that is known.
+        let again = first.after(8).unwrap();
+        assert!(again.is_before(second));
+        assert!(again.after(9).is_some_and(|third| !third.is_before(second)));
     }
 
     proptest! {

@@ -38,6 +38,7 @@ use rmr_proto::Reply;
 use rmr_proto::Status;
 use rmr_sys::global::Global;
 use rmr_sys::module::ModuleRef;
+use rmr_sys::rand;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::tree;
 
@@ -437,7 +438,8 @@ fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
 #[inline(never)]
 fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<MemberState> {
     let last = store.load_epoch()?;
-    let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last);
+    let salt = rand::u64() as u32;
+    let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last, salt);
     let member = start.ok_or_else(|| {
         refuse!(
             EOVERFLOW,

@@ -437,6 +437,8 @@ impl Node {
             layout: self.layout.clone(),
             limits: limits(&self.device.disk),
             log_extents: env.plan.log_extents,
+            // Another one at each start is all that is asked for.
+            salt: self.boot as u32,
         };
         let reader = &mut DiskReader(&self.device.disk);
         match Member::start(&HostMemory, info, &hot, reader) {

@@ -156,7 +156,7 @@ pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Re
     if !report.pool.is_nil() && report.pool != *pool {
         return Err(Refusal::Pool(id));
     }
-    if report.incarnation < config.incarnation(id) && !on(Bug::AcceptRolledBack) {
+    if report.incarnation.is_before(config.incarnation(id)) && !on(Bug::AcceptRolledBack) {
         return Err(Refusal::RolledBack(id));
     }
     let diverged = report
@@ -324,7 +324,7 @@ fn next_config<'a>(
             .filter_map(|other| other.report.installed.as_ref())
             .any(|config| {
                 config.store(id) == Some(c.report.store)
-                    && c.report.incarnation < config.incarnation(id)
+                    && c.report.incarnation.is_before(config.incarnation(id))
             });
         (!rolled_back || on(Bug::AcceptRolledBack)) && acceptable(c, last, &pool).is_ok()
     });

@@ -123,7 +123,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let copies = pages.first_chunk_mut::<2>().ok_or(StartError::NoMemory)?;
         let record = records.read(reader, &mut log, &shared.bitmaps, copies)?;
         let mut next = record.clone();
-        next.incarnation = record.incarnation.next().ok_or(StartError::Exhausted)?;
+        next.incarnation = (record.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
         next.all_dirty = shared.bitmaps.full();
         next.bitmaps = record.bitmaps.minus(next.all_dirty);
         let log_suspect = log.extents().next().is_some() && !on(Bug::ForgetLogAtStart);

@@ -66,6 +66,8 @@ pub struct StoreInfo {
     pub limits: Limits,
     /// Slots of the activity log that are used, 2 to 1024.
     pub log_extents: u32,
+    /// A random number, another one at each start; for [`Incarnation::after`](rmr_proto::Incarnation::after).
+    pub salt: u32,
 }
 
 /// What happens to a member.

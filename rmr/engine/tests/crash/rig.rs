@@ -210,6 +210,7 @@ fn start(image: &Image, pool: Uuid, log_extents: u32) -> Result<(Node, Common), 
             features: Features::WRITE_CACHE,
         },
         log_extents,
+        salt: 5,
     };
     let member = Member::start(&HostMemory, info, &shared, &mut FromImage(image))?;
     Ok((member, shared))
