@@ -920,3 +920,30 @@ fn what_others_forced_is_not_gone_on_with() {
     assert_eq!(world.coordinator.state(), State::Serving);
     assert_eq!(world.config().in_sync, set(&[1]));
 }
+
+/// Started so often since that its incarnation is a new one, it still does not know of the promise it gave.
+#[test]
+fn an_old_copy_that_restarts_again_and_again() {
+    let mut world = World::attach(2, Quorum::Off);
+    let old = world.member(2).report.clone();
+    let mut next = World::new(2);
+    next.shell.members = std::mem::take(&mut world.shell.members);
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    let mut third = World::new(2);
+    third.shell.members = std::mem::take(&mut next.shell.members);
+    third.member(2).up = true;
+    third.member(2).report = old;
+    for _ in 0..5 {
+        third.restart(2);
+    }
+    third.nonce = 9;
+    third.open(Quorum::Off);
+    third.run(SECOND);
+    assert_eq!(third.coordinator.state(), State::Attaching);
+    assert_eq!(
+        third.coordinator.refusal(),
+        Some(Refusal::Missing(set(&[2])))
+    );
+}

@@ -156,7 +156,11 @@ pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Re
     if !report.pool.is_nil() && report.pool != *pool {
         return Err(Refusal::Pool(id));
     }
-    if report.incarnation.is_before(config.incarnation(id)) && !on(Bug::AcceptRolledBack) {
+    // Who is in a configuration had promised its generation before that was made.
+    let forgot =
+        config.receivers().contains(id) && report.promised.number < config.generation.number;
+    let rolled_back = forgot || report.incarnation.is_before(config.incarnation(id));
+    if rolled_back && !on(Bug::AcceptRolledBack) {
         return Err(Refusal::RolledBack(id));
     }
     let diverged = report
