@@ -4,6 +4,9 @@
 //!
 //! A write to a chunk that is on its way *spoils* it: what comes may be older than the write, and is thrown away. While
 //! it is being written here, a write to the chunk waits. Each slot is one word, `chunk + 1` and a state.
+//!
+//! A chunk that is written all the time would never come through. So after a number of vain tries it is *claimed*: for a
+//! short time no write to it begins.
 
 use crate::planted::on;
 use crate::planted::Bug;
@@ -24,16 +27,23 @@ const WRITING: u64 = 3 << STATE_SHIFT;
 
 /// The slots.
 #[cfg_attr(not(CONFIG_RUST), derive(Clone, Hash))]
-pub(super) struct Pulls([AtomicU64; MAX_PULLS]);
+pub(super) struct Pulls {
+    slots: [AtomicU64; MAX_PULLS],
+    /// `chunk + 1` of the chunk that writes leave alone for a moment.
+    claimed: AtomicU64,
+}
 
 impl Pulls {
     pub(super) fn new() -> Self {
-        Self(core::array::from_fn(|_| AtomicU64::new(0)))
+        Self {
+            slots: core::array::from_fn(|_| AtomicU64::new(0)),
+            claimed: AtomicU64::new(0),
+        }
     }
 
     /// A write to `chunks` begins. `false`: it must wait.
     pub(super) fn enter(&self, chunks: &Range<u64>) -> bool {
-        self.0.iter().all(|slot| loop {
+        self.slots.iter().all(|slot| loop {
             // Reads and writes: it must not be overtaken by what this CPU did before.
             let word = slot.fetch_add(0);
             let chunk = (word & CHUNK).checked_sub(1);
@@ -52,9 +62,25 @@ impl Pulls {
         })
     }
 
+    /// From now on no write to this chunk begins.
+    pub(super) fn claim(&self, chunk: u64) {
+        self.claimed.store(chunk + 1);
+    }
+
+    /// Writes may begin wherever they want.
+    pub(super) fn release(&self) {
+        self.claimed.store(0);
+    }
+
+    /// Whether a write to `chunks` has to wait because one of them is claimed.
+    pub(super) fn is_claimed(&self, chunks: &Range<u64>) -> bool {
+        let chunk = self.claimed.load().checked_sub(1);
+        chunk.is_some_and(|chunk| chunks.contains(&chunk))
+    }
+
     /// Occupies a slot for a chunk.
     pub(super) fn ask(&self, slot: usize, chunk: u64) {
-        if let Some(slot) = self.0.get(slot) {
+        if let Some(slot) = self.slots.get(slot) {
             // As in `enter`.
             let _ = slot.cas(slot.load(), ASKED | (chunk + 1));
         }
@@ -62,7 +88,7 @@ impl Pulls {
 
     /// The data is there. `false`: it is of no use.
     pub(super) fn write(&self, slot: usize) -> bool {
-        self.0.get(slot).is_some_and(|slot| {
+        self.slots.get(slot).is_some_and(|slot| {
             let word = slot.load();
             let asked = word & !CHUNK == ASKED;
             asked && slot.cas(word, word & CHUNK | WRITING).is_ok()
@@ -71,7 +97,7 @@ impl Pulls {
 
     /// The next part of the same chunk is asked for. What was written of it so far remains.
     pub(super) fn ask_again(&self, slot: usize) {
-        if let Some(slot) = self.0.get(slot) {
+        if let Some(slot) = self.slots.get(slot) {
             let word = slot.load();
             slot.store(word & CHUNK | ASKED);
         }
@@ -79,7 +105,7 @@ impl Pulls {
 
     /// Frees a slot.
     pub(super) fn end(&self, slot: usize) {
-        if let Some(slot) = self.0.get(slot) {
+        if let Some(slot) = self.slots.get(slot) {
             slot.store(0);
         }
     }

@@ -46,6 +46,10 @@ use rmr_proto::MAX_PULL;
 
 /// Until chunks with recent writes are looked at again.
 const SETTLE: Nanos = 5 * MILLISECOND;
+/// So often a chunk is put off for writes to it, before writes are put off for it.
+const VAIN: u32 = 16;
+/// So long at most: a watermark comes within a millisecond, a pull takes a round trip and two accesses.
+const CLAIM: Nanos = 50 * MILLISECOND;
 /// The first pause after an error.
 const PAUSE: Nanos = 10 * MILLISECOND;
 /// So long after a write completed the application counts as writing.
@@ -104,6 +108,10 @@ pub(super) struct Resync {
     /// The watermark when it was last looked at, and until when the application counts as writing.
     heard: Seq,
     busy: Time,
+    /// A chunk that was written whenever it was to be pulled, and how often; claimed until then, if it is.
+    stubborn: u64,
+    vain: u32,
+    claimed: Option<Time>,
     /// No other chunk could be asked for when it was last tried.
     dry: bool,
     last_call: u64,
@@ -126,6 +134,9 @@ impl Resync {
             pause: Time(0),
             heard: Seq::NONE,
             busy: Time(0),
+            stubborn: 0,
+            vain: 0,
+            claimed: None,
             dry: false,
             last_call: 0,
         }
@@ -149,6 +160,9 @@ impl Resync {
     pub(super) fn stop<M: Memory, J>(&mut self, shared: &Shared<M, J>) {
         self.phase = Phase::Idle;
         self.fetch = None;
+        self.vain = 0;
+        self.claimed = None;
+        shared.pulls.release();
         self.spoil();
         for (slot, pull) in self.pulls.iter_mut().enumerate() {
             if pull.is_some_and(|pull| !pull.writing) {
@@ -216,6 +230,38 @@ impl Resync {
         let written = self.written.get(..self.count).unwrap_or(&[]);
         self.pulls.iter().flatten().any(|pull| pull.chunk == chunk)
             || written.iter().any(|run| run.range().contains(&chunk))
+    }
+
+    /// A chunk was written when it was to be pulled. One such chunk is kept in mind, until it came through.
+    fn put_off(&mut self, chunk: u64) {
+        if self.vain == 0 {
+            self.stubborn = chunk;
+        }
+        if self.stubborn == chunk {
+            self.vain = self.vain.saturating_add(1);
+        }
+    }
+
+    /// Claims the stubborn chunk, or lets go of it when that took too long. `true`: writes may go on.
+    fn claim<M: Memory, J>(&mut self, now: Time, shared: &Shared<M, J>) -> bool {
+        match self.claimed {
+            Some(until) if now >= until => return self.let_go(shared),
+            None if self.vain >= VAIN => {
+                self.claimed = Some(now.after(CLAIM));
+                shared.pulls.claim(self.stubborn);
+            }
+            _ => {}
+        }
+        if self.claimed.is_some() {
+            self.cursor = self.stubborn;
+        }
+        false
+    }
+
+    fn let_go<M: Memory, J>(&mut self, shared: &Shared<M, J>) -> bool {
+        self.vain = 0;
+        shared.pulls.release();
+        self.claimed.take().is_some()
     }
 
     fn call(&mut self) -> u64 {
@@ -323,6 +369,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared.bitmaps.spell_out(own);
         let mut wrapped = false;
         let mut later = false;
+        if self.resync.claim(now, shared) {
+            out.act(Action::Retry);
+        }
         for _ in 0..MAX_LOOKS {
             let active = self.resync.active();
             let room = active < most && self.resync.count + active < MAX_CLEAR;
@@ -348,6 +397,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             let recent = shared.recent().touched(shared.watermark().0, chunk);
             if recent && !on(Bug::PullRecent) {
                 shared.pulls.end(slot);
+                self.resync.put_off(chunk);
                 later = true;
                 continue;
             }
@@ -363,7 +413,12 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             // What there is can be proved; after another plan that comes by itself.
             out.act(Action::Timer(now));
         } else if later {
-            out.act(Action::Timer(now.after(SETTLE)));
+            let claimed = self.resync.claimed.is_some();
+            out.act(Action::Timer(now.after(if claimed {
+                MILLISECOND
+            } else {
+                SETTLE
+            })));
         }
     }
 
@@ -427,7 +482,11 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.resync.errors = 0;
                 out.act(Action::PullWrite { call, offset, len });
             }
-            Ok(PeerAnswer::Data) => self.end_pull(slot, shared),
+            Ok(PeerAnswer::Data) => {
+                let chunk = pull.chunk;
+                self.resync.put_off(chunk);
+                self.end_pull(slot, shared);
+            }
             _ => {
                 self.end_pull(slot, shared);
                 self.resync.failed(now);
@@ -520,6 +579,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             }
             self.end_pull(slot, shared);
             self.resync.rest(now, done.since);
+            if self.resync.vain > 0 && self.resync.stubborn == done.chunk {
+                self.resync.let_go(shared);
+            }
         }
         // Writes to the chunk waited.
         out.act(Action::Retry);

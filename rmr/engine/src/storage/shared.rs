@@ -142,6 +142,11 @@ impl<M: Memory, J> Shared<M, J> {
             dedupe::Verdict::Refuse(status) => return Verdict::Refuse(status),
         }
         let seq = request.seq.0;
+        // Before it is in the ring of recent writes, which the claim waits for.
+        if self.pulls.is_claimed(&chunks) {
+            self.dedupe.abandon(request.seq, busy);
+            return Verdict::Wait;
+        }
         // In the ring before it is looked whether its chunks are being pulled: who begins to pull looks the other way
         // round, so one of them sees the other.
         self.recent.put(seq, &chunks);
