@@ -63,6 +63,8 @@ pub struct Execution {
     members: BTreeMap<u8, Member>,
     /// Every configuration that was ever persisted, by generation and epoch.
     configurations: BTreeMap<Generation, BTreeMap<u64, Configuration>>,
+    /// The last one that was complete.
+    complete: Option<Configuration>,
 }
 
 /// Good, or which rule was broken.
@@ -124,6 +126,21 @@ impl Execution {
             return Err(Violation::new(Rule::Fencing, time, what));
         }
         Ok(())
+    }
+
+    /// A configuration is complete: all that have to have persisted it.
+    ///
+    /// # Errors
+    ///
+    /// Nobody is in sync in it who was in the complete one of this generation before it.
+    pub fn completed(&mut self, time: Time, new: Configuration) -> Checked {
+        match self.complete.replace(new) {
+            Some(old) if old.generation == new.generation && old.in_sync & new.in_sync == 0 => {
+                let what = format!("{new:?} after {old:?}: nobody in sync stays");
+                Err(Violation::new(Rule::Orphaned, time, what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A member has persisted a configuration.

@@ -30,6 +30,8 @@ pub enum Rule {
     Fencing,
     /// A number of a configuration or generation was used for two (R6, R8).
     Reused,
+    /// A configuration has nobody in sync who was in the complete one before it (R6).
+    Orphaned,
     /// A request waited too long (section 3 of the design).
     Slow,
     /// The pool did not become healthy in time, or a request was never answered (R17, R19).

@@ -101,6 +101,20 @@ fn of_this_configuration_only() {
 }
 
 #[test]
+fn somebody_in_sync_stays() {
+    let mut execution = serving();
+    for (epoch, in_sync, broken) in [
+        (2, 0b01, None),
+        (3, 0b11, None),
+        (4, 0b10, None),
+        (5, 0b01, Some(Rule::Orphaned)),
+    ] {
+        let result = execution.completed(0, configuration(epoch, in_sync, 0));
+        assert_eq!(rule(result), broken);
+    }
+}
+
+#[test]
 fn a_promise_fences() {
     let mut execution = serving();
     assert_eq!(rule(execution.promised(0, 1, SECOND)), None);

@@ -188,6 +188,7 @@ fn plant_all(args: &Args, options: Options) -> ExitCode {
     let caught = hunt.all(&bugs, args.jobs(), &|catch| {
         let (seed, rule) = match &catch.found {
             Some((seed, wrong)) => (seed.to_string(), wrong.rule.as_str()),
+            None if catch.bug.within() == 0 => ("-".to_owned(), "open: not found by random seeds"),
             None => ("-".to_owned(), "SURVIVED"),
         };
         println!(
@@ -198,10 +199,13 @@ fn plant_all(args: &Args, options: Options) -> ExitCode {
             catch.took.as_secs_f64(),
         );
     });
-    let survived = caught.iter().filter(|catch| catch.found.is_none()).count();
+    let missed = || caught.iter().filter(|catch| catch.found.is_none());
+    let survived = missed().filter(|catch| catch.bug.within() > 0).count();
     println!(
-        "{} bugs, {survived} survived, {:.0} s",
+        "{} bugs: {} found, {survived} survived, {} open, {:.0} s",
         caught.len(),
+        caught.len() - missed().count(),
+        missed().count() - survived,
         begin.elapsed().as_secs_f64()
     );
     if survived == 0 {

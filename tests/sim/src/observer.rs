@@ -416,6 +416,8 @@ impl Observer {
             return;
         }
         known.complete = true;
+        let result = self.execution.completed(now, new);
+        self.note(result);
         self.complete(now, name, &config.clone());
     }
 
