@@ -657,7 +657,7 @@ fn somebody_else_is_meant() {
     let node = &mut world.nodes[0];
     let right = node.target();
     let (pool, store, member) = (Uuid([1; 16]), store(1), id(1));
-    let incarnation = right.incarnation.next().unwrap();
+    let incarnation = right.incarnation.after(1).unwrap();
     for (to, status) in [
         (Target { pool, ..right }, Status::WrongUuid),
         (Target { store, ..right }, Status::WrongUuid),
