@@ -535,6 +535,11 @@ impl Node {
         self.aside.is_some()
     }
 
+    /// Whether an older state of its disk is in.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     /// Whether its store may be refused for good: an older state of itself, or unreadable.
     pub fn is_doubtful(&self) -> bool {
         self.stale || !self.image.readable

@@ -365,7 +365,9 @@ impl World {
 
     /// A member crashes; `power` is lost, too.
     pub(crate) fn crash(&mut self, member: u8, power: bool) {
-        let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
+        let keeps = self.keeps_running(member);
+        let node = self.nodes.get_mut(&member).filter(|node| node.is_up());
+        let Some(node) = node.filter(|_| !keeps) else {
             return;
         };
         let host = Host::Member(member);
@@ -373,6 +375,13 @@ impl World {
             .line(&host, format_args!("crashes, power lost: {power}"));
         node.crash(&mut self.env, power);
         self.vanished(host);
+    }
+
+    /// An older state of a disk is known by how often it was started: it must not be started more often than what it is an
+    /// older state of (`docs/protocol.md`, "Not done"). The administrator puts in another disk when all faults are over.
+    fn keeps_running(&self, member: u8) -> bool {
+        let node = self.nodes.get(&member);
+        !self.env.healed && node.is_some_and(|node| node.is_stale())
     }
 
     /// The host of a member is gone.
@@ -391,7 +400,9 @@ impl World {
 
     /// A member restarts so fast that its callers may not notice.
     pub(crate) fn reboot(&mut self, member: u8, span: Nanos) {
-        let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
+        let keeps = self.keeps_running(member);
+        let node = self.nodes.get_mut(&member).filter(|node| node.is_up());
+        let Some(node) = node.filter(|_| !keeps) else {
             return;
         };
         let host = Host::Member(member);
