@@ -180,6 +180,13 @@ impl Liveness {
         }
     }
 
+    /// The client does nothing at all for so long: that is no freeze.
+    pub fn paused(&mut self, span: Time) {
+        if let Some(since) = &mut self.frozen {
+            *since = since.saturating_add(span);
+        }
+    }
+
     /// The client whose IO was frozen is gone, or another one has taken over: nobody waits for the end of that.
     pub fn forget_freeze(&mut self) {
         self.frozen = None;

@@ -260,6 +260,9 @@ fn freezes() {
     liveness.freeze(100);
     liveness.freeze(140);
     liveness.thaw(151, 50);
+    liveness.freeze(160);
+    liveness.paused(30);
+    liveness.thaw(240, 50);
     liveness.freeze(200);
     liveness.forget_freeze();
     liveness.thaw(300, 50);

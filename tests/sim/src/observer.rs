@@ -296,6 +296,11 @@ impl Observer {
         self.liveness.held(now, held);
     }
 
+    /// The client that has the device pauses.
+    pub fn paused(&mut self, span: Nanos) {
+        self.liveness.paused(span);
+    }
+
     /// The client whose IO was frozen is gone, or replaced.
     pub fn forget_freeze(&mut self) {
         self.liveness.forget_freeze();

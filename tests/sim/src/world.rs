@@ -462,6 +462,9 @@ impl World {
             .line(&host, format_args!("pauses for {:.3} s", span as f64 / 1e9));
         let entry = self.env.paused.entry(host).or_default();
         *entry = (*entry).max(until);
+        if host == Host::Client(self.env.current) {
+            self.env.observer.paused(span);
+        }
         if span > self.env.plan.heartbeat {
             for (from, to) in self.env.network.pairs(host) {
                 let at = self.env.now() + self.env.plan.heartbeat;
