@@ -947,3 +947,17 @@ fn an_old_copy_that_restarts_again_and_again() {
         Some(Refusal::Missing(set(&[2])))
     );
 }
+
+#[test]
+fn a_command_that_leaves_no_majority_holds_nothing() {
+    for command in [Admin::Remove(id(2)), Admin::Maintenance(id(2), true)] {
+        let mut world = World::attach(2, Quorum::Majority);
+        let before = world.shell.states.len();
+        world.event(Event::Admin(command));
+        world.run(SECOND);
+        let refused = Err(Refusal::NoMajority(set(&[2])));
+        assert_eq!(world.shell.answers, [refused], "{command:?}");
+        assert_eq!(world.shell.states.len(), before, "{command:?}");
+        assert_eq!(world.config().in_sync, set(&[1, 2]));
+    }
+}

@@ -174,10 +174,18 @@ impl<M: Memory> Coordinator<M> {
         if !self.all_up() {
             return false;
         }
-        turn.data.shut(true);
-        if let Some(id) = leaver(command) {
-            self.part_with(MemberSet::only(id), turn);
+        let leaves = leaver(command).map_or(MemberSet::EMPTY, MemberSet::only);
+        // What could not count is refused, before anything waits for it.
+        let counts = self.derive(Goal::Edit(command)).is_some_and(|next| {
+            let all = next.receivers().union(self.witnesses(&next));
+            self.counts(&next, all.minus(leaves))
+        });
+        if !counts {
+            self.answer_admin(Err(Refusal::NoMajority(leaves)), turn);
+            return false;
         }
+        turn.data.shut(true);
+        self.part_with(leaves, turn);
         self.begin(Goal::Edit(command), turn)
     }
 
