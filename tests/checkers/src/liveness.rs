@@ -180,8 +180,17 @@ impl Liveness {
         }
     }
 
-    /// The client does nothing at all for so long: that is no freeze.
-    pub fn paused(&mut self, span: Time) {
+    /// The host of the client that asked does nothing at all for so long: that time is not the engine's.
+    pub fn paused(&mut self, ops: impl IntoIterator<Item = u64>, span: Time) {
+        for op in ops {
+            if let Some(waiting) = self.waiting.get_mut(&op) {
+                waiting.since = waiting.since.saturating_add(span);
+            }
+        }
+    }
+
+    /// The same, of the client whose IO may be frozen.
+    pub fn freeze_paused(&mut self, span: Time) {
         if let Some(since) = &mut self.frozen {
             *since = since.saturating_add(span);
         }

@@ -261,7 +261,7 @@ fn freezes() {
     liveness.freeze(140);
     liveness.thaw(151, 50);
     liveness.freeze(160);
-    liveness.paused(30);
+    liveness.freeze_paused(30);
     liveness.thaw(240, 50);
     liveness.freeze(200);
     liveness.forget_freeze();

@@ -296,9 +296,15 @@ impl Observer {
         self.liveness.held(now, held);
     }
 
-    /// The client that has the device pauses.
-    pub fn paused(&mut self, span: Nanos) {
-        self.liveness.paused(span);
+    /// An opening of the device pauses: it can answer nothing.
+    pub fn paused(&mut self, opening: u32, span: Nanos) {
+        let ops = self.open.iter().filter(|(_, (of, _))| *of == opening);
+        self.liveness.paused(ops.map(|(&op, _)| op), span);
+    }
+
+    /// It is the one whose IO may be frozen.
+    pub fn freeze_paused(&mut self, span: Nanos) {
+        self.liveness.freeze_paused(span);
     }
 
     /// The client whose IO was frozen is gone, or replaced.

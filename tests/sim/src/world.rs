@@ -462,8 +462,11 @@ impl World {
             .line(&host, format_args!("pauses for {:.3} s", span as f64 / 1e9));
         let entry = self.env.paused.entry(host).or_default();
         *entry = (*entry).max(until);
-        if host == Host::Client(self.env.current) {
-            self.env.observer.paused(span);
+        if let Host::Client(opening) = host {
+            self.env.observer.paused(opening, span);
+            if opening == self.env.current {
+                self.env.observer.freeze_paused(span);
+            }
         }
         if span > self.env.plan.heartbeat {
             for (from, to) in self.env.network.pairs(host) {
@@ -687,6 +690,10 @@ impl World {
     }
 
     pub(crate) fn command(&mut self, admin: Admin) {
+        // A host that stands still takes no commands.
+        if self.env.paused(Host::Client(self.env.current)).is_some() {
+            return;
+        }
         if let Some(client) = self.clients.get_mut(&self.env.current) {
             client.command(&mut self.env, &mut self.workload, admin);
         }
@@ -811,7 +818,15 @@ impl World {
             return;
         }
         let now = self.env.now();
-        for (&member, node) in &self.nodes {
+        // What is missing comes first: without it a removal may not be possible.
+        let (stay, leave): (Vec<u8>, Vec<u8>) = self
+            .nodes
+            .keys()
+            .partition(|member| self.wanted.contains(member));
+        for member in stay.into_iter().chain(leave) {
+            let Some(node) = self.nodes.get(&member) else {
+                continue;
+            };
             let Some(id) = MemberId::new(member.into()) else {
                 continue;
             };
