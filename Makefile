@@ -13,7 +13,7 @@ help:
 	@echo 'make demo       a replicated /dev/brmr0 on three virtual machines, from nothing to compared disks'
 	@echo 'make shell      the same machines, with a prompt, to play with'
 	@echo 'make check      everything that needs no virtual machine: format, lint, host tests, both kernels compile'
-	@echo 'make test       make check, then tests on virtual machines; a short set of them on the other kernel'
+	@echo 'make test       make check, sim, model and planted, then virtual machines; a short set of them on the other kernel'
 	@echo '                (TESTS="io flush" selects those of tests/vm)'
 	@echo 'make sim        whole pools in virtual time, with faults: SEEDS=2000 of them, or SEED=n with a trace (SIM=--help)'
 	@echo 'make planted    bugs planted in the engine, each of which the simulator has to find (PLANTED="--plant NAME")'

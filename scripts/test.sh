@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# make test: scripts/check.sh, all of tests/vm on the default kernel, and a short set on the other one. What fails is
-# shown at once; logs and results stay in a folder of /tmp that is named at the end. Closes with the sums over
-# everything, "N passed, N failed, N skipped"; exit status 0: nothing failed.
+# make test: scripts/check.sh, the simulator, the model checker and the planted bugs, all of tests/vm on the default
+# kernel, and a short set on the other one. What fails is shown at once; logs and results stay in a folder of /tmp that is
+# named at the end. Closes with the sums over everything, "N passed, N failed, N skipped"; exit status 0: nothing failed.
 #
 # Environment: TESTS, names of the tests of tests/vm to be run on the default kernel; SHORT_TESTS, the same on the other
 # one; either may be "none". KERNEL selects the default kernel. RMR_RESULTS: where results go.
@@ -58,6 +58,10 @@ vm_section() {
 export RMR_TESTS=1
 
 section check "$RMR_TOP/scripts/check.sh"
+# Each of these has the seeds 1 to n: what it finds is found again by the command that it prints.
+section sim make -s -C "$RMR_TOP" sim SEEDS=2000
+section model make -s -C "$RMR_TOP" model
+section planted make -s -C "$RMR_TOP" planted
 if [ "${TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words
 	[ -z "${TESTS:-}" ] || tests=($TESTS)

@@ -94,13 +94,13 @@ fn run(args: &Args) -> Result<bool, String> {
         search::walk(bounds, seed);
         return Ok(true);
     }
-    let mut good = true;
+    let (mut passed, mut failed) = (0, 0);
     for bounds in bounds {
         println!("{}: {bounds}", bounds.name);
         let found = search::search(&bounds, Duration::from_secs(args.seconds));
         println!("  {}", found.figures);
         if let Some(broken) = &found.broken {
-            good = false;
+            failed += 1;
             println!("  {}: {}", broken.wrong.rule, broken.wrong.text);
             if !args.quiet {
                 search::replay(&bounds, broken);
@@ -109,10 +109,14 @@ fn run(args: &Args) -> Result<bool, String> {
                 break;
             }
         } else if !found.complete {
+            failed += 1;
             println!("  not complete: out of time");
+        } else {
+            passed += 1;
         }
     }
-    Ok(good)
+    println!("{passed} passed, {failed} failed, 0 skipped");
+    Ok(failed == 0)
 }
 
 fn main() -> ExitCode {
