@@ -408,6 +408,10 @@ impl Observer {
         };
         let result = self.execution.installed(now, member, new);
         self.note(result);
+        // What it had before was given up, if it is not complete now: it does not become so because others are late.
+        for known in self.configs.values_mut() {
+            known.persisted &= !rmr_checkers::bit(member);
+        }
         let known = self.configs.entry(name).or_insert_with(|| Known {
             config: config.clone(),
             persisted: 0,
