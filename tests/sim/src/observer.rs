@@ -495,7 +495,7 @@ impl Observer {
         let newest = self.newest;
         let mut last = self.last.values().map(|last| last.installed);
         let others = known.config.in_sync.bits() & !rmr_checkers::bit(member);
-        let left = known.config.in_sync.len().saturating_sub(1);
+        let left = others.count_ones();
         last.all(|installed| installed <= newest)
             && others != 0
             && (known.config.quorum == Quorum::Off || left * 2 > known.config.table().len())
