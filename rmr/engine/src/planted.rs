@@ -43,11 +43,11 @@ bugs! {
     /// 3: the next epoch is derived from an unfinished one.
     DeriveFromUnfinished = 100,
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
-    FlushOnlyInSync = 400,
+    FlushOnlyInSync = 2000,
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
     TellOnlyInSync = 0,
     /// 7: a volume goes on with a member that restarted.
-    ResumeFromRestarted = 400,
+    ResumeFromRestarted = 250,
     /// 8: requests start while a drop is being installed.
     NoGate = 100,
     /// 2: a write completes without members that are catching up.
@@ -55,13 +55,13 @@ bugs! {
     /// 8: the chunks of writes in flight are not told at a drop.
     NoLists = 100,
     /// 9: a receiver is added while writes are in flight.
-    NoDrain = 400,
+    NoDrain = 100,
     /// 11: suspects are told for absent members only.
     SuspectsForAbsentOnly = 100,
     /// 14, 15: suspects are not told at all at an attach.
     NoRelay = 100,
     /// 15: a configuration counts without a majority.
-    NoMajority = 100,
+    NoMajority = 2000,
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync = 100,
     /// A volume goes on after a forced start, whatever the application was told.
@@ -79,9 +79,9 @@ bugs! {
     /// 19: reads go to members that are catching up, and they answer.
     ReadFromCatchingUp = 100,
     /// 20: a write that failed is not marked.
-    NoMarkOfFailed = 400,
+    NoMarkOfFailed = 2000,
     /// 21: as many extents as one likes in flight.
-    NoExtentBudget = 600,
+    NoExtentBudget = 2000,
     /// 23: the in-sync set is kept in spite of suspects.
     KeepInSync = 100,
     /// Any member may be the source.
@@ -97,7 +97,7 @@ bugs! {
     /// Writes count as complete everywhere as soon as they are sent.
     WatermarkAhead = 100,
     /// 3: the number of a configuration that was given up is used again.
-    ReuseEpoch = 400,
+    ReuseEpoch = 250,
     /// 28: a member that cannot be taken back is tried again at once.
     NoPauses = 100,
     // Storage side.
@@ -106,7 +106,7 @@ bugs! {
     /// After a crash the good copy of a record is overwritten before the other one is repaired.
     RepairLast = 0,
     /// 5: the chunks of the log are not dirty on absent members after a restart.
-    ForgetLogOfAbsent = 200,
+    ForgetLogOfAbsent = 100,
     /// 9: the table of executed writes outlives an episode.
     KeepDuplicates = 100,
     /// A write does not wait for its extent to be in the log.
@@ -116,9 +116,9 @@ bugs! {
     /// 10: what was pulled overwrites a write that came meanwhile.
     PullOverWrite = 100,
     /// 10: a write does not wait while what was pulled is being written.
-    WriteIntoPull = 100,
+    WriteIntoPull = 500,
     /// 21: any extent leaves the log.
-    EvictAnyExtent = 600,
+    EvictAnyExtent = 1000,
     /// 12: extents found in the log at a start are not suspect.
     ForgetLogAtStart = 100,
     /// 11: writes above the watermark are not suspect.
@@ -126,13 +126,13 @@ bugs! {
     /// 1: a promise changes the generation of what is installed.
     PromiseRaisesConfig = 100,
     /// 2: a promise does not let running requests finish.
-    PromiseWithoutDrain = 200,
+    PromiseWithoutDrain = 100,
     /// 17: a generation is promised to two clients.
-    IgnoreNonce = 600,
+    IgnoreNonce = 1000,
     /// 6: a message for another incarnation is obeyed.
-    IgnoreIncarnation = 200,
+    IgnoreIncarnation = 0,
     /// 13: a configuration replaces a newer one.
-    InstallOldEpoch = 400,
+    InstallOldEpoch = 100,
     /// 26: what a member vouches for in a promise is not stable.
     NoPromiseFlush = 100,
     /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
@@ -146,29 +146,29 @@ bugs! {
     /// 18: a record is written once only.
     OneCopy = 100,
     /// 5: only the own bitmap is fetched.
-    FetchOnlyOwn = 400,
+    FetchOnlyOwn = 100,
     /// 10: the own bitmap counts before it was fetched.
     TrustOwnBitmap = 100,
     /// 13: a clear is obeyed without proof: whoever sends it, under whatever older epoch.
-    IgnoreEpochOfPeers = 600,
+    IgnoreEpochOfPeers = 500,
     /// 22: anybody is asked for what was missed, and gives it, dirty or not.
     ServeDirty = 100,
     /// What was pulled before chunks were marked counts for them.
-    ProveInSpiteOfMerge = 400,
+    ProveInSpiteOfMerge = 250,
     /// 10: a chunk is pulled although its last writes may be missing on the source.
-    PullRecent = 100,
+    PullRecent = 250,
     /// 14: a member goes on after a failed flush, and nothing is suspect.
-    SurviveFailedFlush = 200,
+    SurviveFailedFlush = 250,
     /// What was pulled is clean before it is stable.
-    ProveUnflushed = 400,
+    ProveUnflushed = 2000,
     /// What is fetched replaces what was known to be dirty.
-    ReplaceBitmap = 400,
+    ReplaceBitmap = 1000,
     /// A change of the log is not written.
     LogUnwritten = 100,
     /// Lists are acknowledged before they are on disk.
-    AckListsEarly = 400,
+    AckListsEarly = 1000,
     /// A promise is answered before it is on disk.
-    PromiseUnwritten = 400,
+    PromiseUnwritten = 0,
 }
 
 /// Is this bug planted in this thread?
