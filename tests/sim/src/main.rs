@@ -364,7 +364,11 @@ fn many(args: &Args, options: &Options) -> ExitCode {
             tell_smaller(seed, &cut, args, options);
         }
     }
-    close((done as usize).saturating_sub(failed.len()), failed.len(), 0)
+    close(
+        (done as usize).saturating_sub(failed.len()),
+        failed.len(),
+        0,
+    )
 }
 
 fn take(shared: &Shared, seed: u64, report: &Report, args: &Args) {
