@@ -408,10 +408,6 @@ impl Observer {
         };
         let result = self.execution.installed(now, member, new);
         self.note(result);
-        // What it had before was given up, if it is not complete now: it does not become so because others are late.
-        for known in self.configs.values_mut() {
-            known.persisted &= !rmr_checkers::bit(member);
-        }
         let known = self.configs.entry(name).or_insert_with(|| Known {
             config: config.clone(),
             persisted: 0,
@@ -421,7 +417,10 @@ impl Observer {
         let receivers = config.receivers().bits();
         let enough =
             config.quorum == Quorum::Off || known.persisted.count_ones() * 2 > config.table().len();
-        if known.complete || receivers & !known.persisted != 0 || !enough {
+        // A client that has attached anew has given up what is of its generations before.
+        let mut attached = self.attached.iter();
+        let given_up = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
+        if known.complete || given_up || receivers & !known.persisted != 0 || !enough {
             let in_sync = config.in_sync.bits();
             if !known.complete && self.attached.contains(&(name.0, name.1)) {
                 self.disks.installing(in_sync);
