@@ -32,6 +32,7 @@ use rmr_engine::client::OnNoData;
 use rmr_engine::client::Options;
 use rmr_engine::client::Out;
 use rmr_engine::client::Random;
+use rmr_engine::client::Refusal;
 use rmr_engine::client::Sending;
 use rmr_engine::client::Start;
 use rmr_engine::client::State;
@@ -96,7 +97,7 @@ enum Act {
     Timer(Time),
     State(State),
     Admin(String),
-    Note(String),
+    Note(MemberId, Refusal),
 }
 
 /// Keeps actions until the coordinator returns.
@@ -116,7 +117,7 @@ impl Out for Outbox {
             Action::Timer(at) => Act::Timer(at),
             Action::State(state) => Act::State(state),
             Action::Admin(result) => Act::Admin(format!("{result:?}")),
-            Action::Note(member, why) => Act::Note(format!("m{member}: {why:?}")),
+            Action::Note(member, why) => Act::Note(member, why),
         });
     }
 }
@@ -160,6 +161,8 @@ pub struct Client {
     over: bool,
     /// Commands of the administrator that are not answered.
     commands: u32,
+    /// Members that it said have old copies.
+    rolled_back: MemberSet,
 }
 
 impl Client {
@@ -183,6 +186,7 @@ impl Client {
             closing: false,
             over: false,
             commands: 0,
+            rolled_back: MemberSet::EMPTY,
         })
     }
 
@@ -352,6 +356,11 @@ impl Client {
     /// Whether a command of the administrator is under way.
     pub fn has_command(&self) -> bool {
         self.commands > 0
+    }
+
+    /// Members that it said have old copies.
+    pub fn rolled_back(&self) -> MemberSet {
+        self.rolled_back
     }
 
     /// The last complete configuration, as the client knows it.
@@ -637,7 +646,12 @@ impl Client {
                     self.commands = self.commands.saturating_sub(1);
                     env.line(&self.host, format_args!("command: {text}"));
                 }
-                Act::Note(text) => env.line(&self.host, format_args!("note {text}")),
+                Act::Note(member, why) => {
+                    if let Refusal::RolledBack(id) = why {
+                        self.rolled_back = self.rolled_back.with(id);
+                    }
+                    env.line(&self.host, format_args!("note m{member}: {why:?}"));
+                }
             }
         }
     }

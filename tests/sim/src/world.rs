@@ -845,7 +845,9 @@ impl World {
             self.command(admin);
             return;
         }
-        // A store that is not let in again: an older state of itself, or unreadable. Another disk is put in.
+        // A store that is not let in again: an older state of itself, as the client says, or as lost writes of its
+        // metadata made it, or unreadable. Another disk is put in.
+        let rolled_back = client.rolled_back();
         let out = config.table().minus(config.receivers());
         let patience = self.env.plan.heal + 30 * SECOND;
         if self.env.healed && now > patience {
@@ -854,7 +856,7 @@ impl World {
                 let doubtful = self
                     .nodes
                     .get(&member)
-                    .is_some_and(|node| node.is_doubtful());
+                    .is_some_and(|node| node.is_doubtful() || rolled_back.contains(id));
                 if doubtful && self.env.observer.can_lose(member) {
                     self.crash(member, true);
                     self.replace_disk(member);
