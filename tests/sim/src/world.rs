@@ -230,7 +230,9 @@ impl World {
             }
             Event::Hit(index) => self.hit(index),
             Event::Start(member) => self.start(member),
-            Event::Crash(member) if !self.env.healed => self.crash(member, true),
+            Event::Crash(member) if !self.env.healed && !self.keeps_running(member) => {
+                self.crash(member, true);
+            }
             Event::Crash(_) => {}
             Event::Open(takeover) => self.open(takeover),
             Event::PutBack(member) => self.put_back(member),
@@ -365,9 +367,7 @@ impl World {
 
     /// A member crashes; `power` is lost, too.
     pub(crate) fn crash(&mut self, member: u8, power: bool) {
-        let keeps = self.keeps_running(member);
-        let node = self.nodes.get_mut(&member).filter(|node| node.is_up());
-        let Some(node) = node.filter(|_| !keeps) else {
+        let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
             return;
         };
         let host = Host::Member(member);
@@ -400,9 +400,7 @@ impl World {
 
     /// A member restarts so fast that its callers may not notice.
     pub(crate) fn reboot(&mut self, member: u8, span: Nanos) {
-        let keeps = self.keeps_running(member);
-        let node = self.nodes.get_mut(&member).filter(|node| node.is_up());
-        let Some(node) = node.filter(|_| !keeps) else {
+        let Some(node) = self.nodes.get_mut(&member).filter(|node| node.is_up()) else {
             return;
         };
         let host = Host::Member(member);
@@ -581,6 +579,9 @@ impl World {
                 self.close_client();
                 self.env.queue.after(restart, Event::Open(false));
             }
+            // It stays up.
+            Kind::MemberCrash | Kind::MetaRot | Kind::QuickReboot | Kind::ForeignDisk
+                if self.keeps_running(member) => {}
             Kind::MemberCrash => {
                 self.crash(member, true);
                 self.env.queue.after(restart, Event::Start(member));
@@ -607,7 +608,7 @@ impl World {
             Kind::MemberPause => self.pause(host, span),
             Kind::Several => {
                 for &member in &members {
-                    if random.chance(2, 3) {
+                    if random.chance(2, 3) && !self.keeps_running(member) {
                         self.crash(member, random.chance(2, 3));
                         let restart = random.scaled(5 * MS, 10 * SECOND);
                         self.env.queue.after(restart, Event::Start(member));
@@ -616,6 +617,9 @@ impl World {
             }
             Kind::Blackout => {
                 for &member in &members {
+                    if self.keeps_running(member) {
+                        continue;
+                    }
                     self.crash(member, true);
                     let restart = random.scaled(5 * MS, 5 * SECOND);
                     self.env.queue.after(restart, Event::Start(member));
