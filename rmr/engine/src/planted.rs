@@ -61,7 +61,7 @@ bugs! {
     /// 14, 15: suspects are not told at all at an attach.
     NoRelay = 100,
     /// 15: a configuration counts without a majority.
-    NoMajority = 2000,
+    NoMajority = 0,
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync = 100,
     /// A volume goes on after a forced start, whatever the application was told.
