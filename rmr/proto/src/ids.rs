@@ -480,10 +480,15 @@ number! {
 impl Incarnation {
     const SALT_BITS: u32 = 24;
 
+    /// How many starts there were.
+    pub const fn count(self) -> u64 {
+        self.0 >> Self::SALT_BITS
+    }
+
     /// The run after this one; `salt` is a random number, of which the lower bits are used. `None` when there is no
     /// more.
     pub const fn after(self, salt: u32) -> Option<Self> {
-        let count = (self.0 >> Self::SALT_BITS) + 1;
+        let count = self.count() + 1;
         if count >> (u64::BITS - Self::SALT_BITS) != 0 {
             return None;
         }
@@ -494,7 +499,7 @@ impl Incarnation {
     /// Whether a store that says it is in this run must have been put back to an earlier state, as it is known to have
     /// been in the run `known`.
     pub const fn is_before(self, known: Self) -> bool {
-        let (own, other) = (self.0 >> Self::SALT_BITS, known.0 >> Self::SALT_BITS);
+        let (own, other) = (self.count(), known.count());
         known.is_some() && (own < other || own == other && self.0 != known.0)
     }
 }

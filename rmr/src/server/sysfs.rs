@@ -75,7 +75,7 @@ pub(crate) static POOL: [Attr<Pool>; 9] = [
         writeln!(w, "{}", report(pool).map_or(0, |r| r.geometry.chunk_size()))
     }),
     Attr::ro(c"incarnation", |pool: &Pool, w| {
-        writeln!(w, "{}", report(pool).map_or(0, |r| r.incarnation.0))
+        writeln!(w, "{}", report(pool).map_or(0, |r| r.incarnation.count()))
     }),
     Attr::ro(c"generation", |pool: &Pool, w| {
         writeln!(w, "{}", report(pool).map_or(0, |r| r.promised.number))
