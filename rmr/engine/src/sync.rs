@@ -62,6 +62,13 @@ macro_rules! atomic {
                 self.0.fetch_add(value, kernel::sync::atomic::Full)
             }
 
+            /// Replaces whatever is there; returns it. What follows sees what came before every `swap` since the last
+            /// `store`, not only before that of the value returned.
+            #[inline]
+            pub fn swap(&self, value: $int) -> $int {
+                self.0.xchg(value, kernel::sync::atomic::Full)
+            }
+
             /// Replaces `old` by `new`, or returns what was there instead.
             #[inline]
             pub fn cas(&self, old: $int, new: $int) -> Result<$int, $int> {
@@ -125,6 +132,13 @@ macro_rules! atomic {
             #[inline]
             pub fn fetch_add(&self, value: $int) -> $int {
                 self.0.fetch_add(value, host::Ordering::AcqRel)
+            }
+
+            /// Replaces whatever is there; returns it. What follows sees what came before every `swap` since the last
+            /// `store`, not only before that of the value returned.
+            #[inline]
+            pub fn swap(&self, value: $int) -> $int {
+                self.0.swap(value, host::Ordering::AcqRel)
             }
 
             /// Replaces `old` by `new`, or returns what was there instead.

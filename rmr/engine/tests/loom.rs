@@ -2,7 +2,9 @@
 
 //! Every interleaving (within the bounds named at each test) of the concurrent structures.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p rmr-engine --release --test loom`
+//! `RUSTFLAGS="--cfg loom" cargo test -p rmr-engine --release --lib --test loom -- --skip tests::`
+//!
+//! With `--lib` come those of private structures, which are modules called `interleavings` of the engine.
 //!
 //! loom also explores what the memory model allows beyond interleavings, and reports data races on the
 //! `UnsafeCell`s that stand for the data these structures are to protect.

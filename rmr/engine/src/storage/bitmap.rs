@@ -159,7 +159,8 @@ impl<M: Memory> Bitmaps<M> {
             }
         }
         if let Some(page) = self.changed_of(member).get(place / BITMAP_PAGE_WORDS) {
-            page.store(1);
+            // Not `store`: see `take_changed`.
+            page.swap(1);
         }
     }
 
@@ -274,8 +275,9 @@ impl<M: Memory> Bitmaps<M> {
             let flag = changed.get(*page);
             flag.is_some_and(|flag| flag.load() != 0)
         })?;
-        // Before the words are read: a bit set meanwhile is written now or makes the page changed again.
-        changed.get(page)?.store(0);
+        // Before the words are read: a bit set meanwhile is written now or makes the page changed again. With `store` a CPU
+        // may read the words first, and the other's flag be overwritten.
+        changed.get(page)?.swap(0);
         Some(page)
     }
 

@@ -17,6 +17,8 @@
 //! Not here: IO, data, connections, and blocks that no member can read.
 
 mod bitmap;
+#[cfg(all(test, loom))]
+mod interleavings;
 mod log;
 mod member;
 mod plan;
