@@ -184,3 +184,44 @@ mod tests {
         assert_eq!(extents.used.peek(), 0);
     }
 }
+
+/// Every interleaving (within the bounds named at each test).
+#[cfg(all(test, loom))]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod interleavings {
+    use super::*;
+    use crate::memory::HostMemory;
+    use loom::sync::Arc;
+    use loom::thread;
+    use std::vec::Vec;
+
+    /// Takes extents for writes of 4 KiB at the begin of each, one after the other, and gives back what it got; how many.
+    fn write(extents: &Extents<HostMemory>, list: [u64; 2]) -> usize {
+        let touched = list.map(|extent| Touched::of(extent << EXTENT_SHIFT, 4096));
+        let got: Vec<_> = touched.into_iter().filter(|t| extents.take(*t)).collect();
+        got.iter().for_each(|touched| extents.give(*touched));
+        got.len()
+    }
+
+    /// 2 threads take and give two extents each, one of them the same, at most 3 preemptions: at least one gets what it
+    /// wants, and in the end everything is given back.
+    #[test]
+    fn taken_and_given() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let extents = Arc::new(Extents::new(&HostMemory).unwrap());
+            extents.set_log(4);
+            let other = {
+                let extents = extents.clone();
+                thread::spawn(move || write(&extents, [7, 8]))
+            };
+            let own = write(&extents, [7, 9]);
+            assert!(own + other.join().unwrap() >= 2);
+            assert_eq!(extents.used.peek(), 0);
+            let both = [7, 8].map(|extent| Touched::of(extent << EXTENT_SHIFT, 4096));
+            assert!(both.into_iter().all(|touched| extents.take(touched)));
+            assert!(!extents.take(Touched::of(9 << EXTENT_SHIFT, 4096)));
+        });
+    }
+}
