@@ -169,7 +169,7 @@ impl Member {
         match (self.known, dirty as u64) {
             (false, _) => Progress::Unknown,
             (true, 0) => Progress::Ready,
-            (true, chunks) => Progress::Dirty(chunks),
+            (true, chunks) => Progress::Dirty { chunks, rate: 0 },
         }
     }
 

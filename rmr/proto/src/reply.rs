@@ -81,8 +81,13 @@ pub enum Progress {
     /// It takes no part, or does not know yet what it misses.
     #[default]
     Unknown,
-    /// So many of its chunks are not current; not 0.
-    Dirty(u64),
+    /// It gets current.
+    Dirty {
+        /// So many of its chunks are not current; not 0. Times their size, and divided by the rate, that is the time left.
+        chunks: u64,
+        /// Bytes per second that became current in the last seconds, smoothed; 0 if none did.
+        rate: u64,
+    },
     /// Every chunk is current.
     Ready,
 }
@@ -141,6 +146,7 @@ struct RawReport {
     suspects: U16,
     progress: u8,
     reserved: u8,
+    rate: U64,
     installed: RawConfig,
 }
 
@@ -149,7 +155,7 @@ const REPORT: usize = size_of::<RawReport>();
 
 const _: () = {
     assert!(HEADER == 24);
-    assert!(REPORT == 968);
+    assert!(REPORT == 976);
     assert!(HEADER + REPORT + MAX_SUSPECTS * size_of::<Run>() <= REPLY_BYTES);
 };
 
@@ -168,20 +174,20 @@ impl Suspects<'_> {
 }
 
 impl Progress {
-    /// The number of its kind, and of chunks.
-    const fn wire(self) -> (u8, u64) {
+    /// The number of its kind, of chunks, and the rate.
+    const fn wire(self) -> (u8, u64, u64) {
         match self {
-            Self::Unknown => (0, 0),
-            Self::Dirty(chunks) => (1, chunks),
-            Self::Ready => (2, 0),
+            Self::Unknown => (0, 0, 0),
+            Self::Dirty { chunks, rate } => (1, chunks, rate),
+            Self::Ready => (2, 0, 0),
         }
     }
 
-    fn from_wire(kind: u8, chunks: u64) -> Result<Self, WireError> {
-        match (kind, chunks) {
-            (0, 0) => Ok(Self::Unknown),
-            (1, 1..) => Ok(Self::Dirty(chunks)),
-            (2, 0) => Ok(Self::Ready),
+    fn from_wire(kind: u8, chunks: u64, rate: u64) -> Result<Self, WireError> {
+        match (kind, chunks, rate) {
+            (0, 0, 0) => Ok(Self::Unknown),
+            (1, 1.., _) => Ok(Self::Dirty { chunks, rate }),
+            (2, 0, 0) => Ok(Self::Ready),
             _ => Err(WireError::Progress(kind, chunks)),
         }
     }
@@ -216,8 +222,8 @@ impl MemberReport {
         if !(2..=MAX_LOG_EXTENTS).contains(&self.log_extents) {
             return Err(WireError::LogExtents(self.log_extents));
         }
-        let (kind, chunks) = self.progress.wire();
-        Progress::from_wire(kind, chunks)?;
+        let (kind, chunks, rate) = self.progress.wire();
+        Progress::from_wire(kind, chunks, rate)?;
         self.limits.check()?;
         Ok(())
     }
@@ -232,7 +238,7 @@ impl MemberReport {
         let (raw, _) = RawReport::mut_from_prefix(place).map_err(|_| short)?;
         let serving = if self.serving { SERVING } else { 0 };
         let all = if suspects.all { ALL_SUSPECT } else { 0 };
-        let (progress, dirty) = self.progress.wire();
+        let (progress, dirty, rate) = self.progress.wire();
         *raw = RawReport {
             version_min: U16::new(self.version_min),
             version_max: U16::new(self.version_max),
@@ -252,6 +258,7 @@ impl MemberReport {
             suspects: U16::new(suspects.runs.len() as u16),
             progress,
             reserved: 0,
+            rate: U64::new(rate),
             installed: RawConfig::new_zeroed(),
         };
         raw.installed.set(self.installed.as_ref())?;
@@ -283,7 +290,7 @@ impl MemberReport {
             },
             installed: raw.installed.get()?,
             serving: flags & SERVING != 0,
-            progress: Progress::from_wire(raw.progress, raw.dirty.get())?,
+            progress: Progress::from_wire(raw.progress, raw.dirty.get(), raw.rate.get())?,
             log_extents: raw.log_extents.get(),
         };
         report.check()?;

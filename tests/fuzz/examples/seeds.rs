@@ -202,7 +202,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         promised: generation,
         installed: Some(config.clone()),
         serving: true,
-        progress: Progress::Dirty(3),
+        progress: Progress::Dirty { chunks: 3, rate: 4 },
         log_extents: 64,
     };
     let suspects = Suspects {

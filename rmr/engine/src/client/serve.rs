@@ -209,7 +209,8 @@ impl<M: Memory> Coordinator<M> {
             Status::Ok => {
                 let Some(report) = &reply.report else { return };
                 let ready = report.progress == Progress::Ready
-                    || (on(Bug::PromoteUnready) && matches!(report.progress, Progress::Dirty(_)));
+                    || (on(Bug::PromoteUnready)
+                        && matches!(report.progress, Progress::Dirty { .. }));
                 if let Some(peer) = self.peer(id) {
                     peer.ready = ready;
                 }

@@ -161,6 +161,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if self.life == Life::Dead {
             return self.answer_dead(&event, out);
         }
+        self.resync.rate.now(now);
         match event {
             Event::Started => self.plan = Some(Plan::start()),
             Event::Control {
@@ -953,7 +954,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             Some(_) if self.resync.knows() => match shared.bitmaps.count(self.info.member) {
                 0 if shared.has_failed() => Progress::Unknown,
                 0 => Progress::Ready,
-                left => Progress::Dirty(left),
+                chunks => Progress::Dirty {
+                    chunks,
+                    rate: self.resync.rate.bytes_per_second(),
+                },
             },
             _ => Progress::Unknown,
         }

@@ -9,7 +9,7 @@
 //! | `plan` | the stages of a change |
 //! | `resync` | what is fetched and pulled when |
 //! | `records` | what is read at a start, and how a record is written |
-//! | `bitmap`, `log`, `recent`, `pulls` | dirty chunks, hot extents, writes above the watermark, pulls under way |
+//! | `bitmap`, `log`, `recent`, `pulls`, `rate` | dirty chunks, hot extents, writes above the watermark, pulls under way, how fast they are |
 //!
 //! What is shared by all CPUs ([`Shared`]) and the exceptional part ([`Member`]) are two things: the caller gives the
 //! one to each call of the other.
@@ -23,6 +23,7 @@ mod log;
 mod member;
 mod plan;
 mod pulls;
+mod rate;
 mod recent;
 mod records;
 mod resync;

@@ -21,6 +21,7 @@ use super::member::Member;
 use super::plan::Goal;
 use super::plan::Plan;
 use super::pulls::MAX_PULLS;
+use super::rate::Rate;
 use super::shared::Shared;
 use super::Action;
 use super::Out;
@@ -114,6 +115,8 @@ pub(super) struct Resync {
     claimed: Option<Time>,
     /// No other chunk could be asked for when it was last tried.
     dry: bool,
+    /// How fast chunks become current.
+    pub(super) rate: Rate,
     last_call: u64,
 }
 
@@ -138,6 +141,7 @@ impl Resync {
             vain: 0,
             claimed: None,
             dry: false,
+            rate: Rate::NONE,
             last_call: 0,
         }
     }
@@ -151,6 +155,7 @@ impl Resync {
         self.cursor = 0;
         self.errors = 0;
         self.pause = Time(0);
+        self.rate = Rate::NONE;
         if on(Bug::TrustOwnBitmap) {
             self.phase = Phase::Pulling;
         }
@@ -578,6 +583,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.resync.count += 1;
             }
             self.end_pull(slot, shared);
+            if let Some((_, len)) = shared.geometry().chunk_range(done.chunk) {
+                self.resync.rate.add(now, len);
+            }
             self.resync.rest(now, done.since);
             if self.resync.vain > 0 && self.resync.stubborn == done.chunk {
                 self.resync.let_go(shared);

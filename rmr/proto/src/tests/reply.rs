@@ -19,7 +19,7 @@ prop_compose! {
         serving: bool,
         progress in prop_oneof![
             Just(Progress::Unknown),
-            (1u64..).prop_map(Progress::Dirty),
+            (1u64.., any::<u64>()).prop_map(|(chunks, rate)| Progress::Dirty { chunks, rate }),
             Just(Progress::Ready),
         ],
         log_extents in 2..=MAX_LOG_EXTENTS,
@@ -117,7 +117,7 @@ fn report() -> MemberReport {
         },
         installed: None,
         serving: false,
-        progress: Progress::Dirty(9),
+        progress: Progress::Dirty { chunks: 9, rate: 6 },
         log_extents: 64,
     }
 }
@@ -143,7 +143,7 @@ fn bytes_on_the_wire() {
     expected.extend(b"rmr-rep\0");
     expected.extend(1u16.to_le_bytes());
     expected.extend(17u16.to_le_bytes());
-    expected.extend(1024u32.to_le_bytes());
+    expected.extend(1032u32.to_le_bytes());
     expected.extend([0; 4]);
     expected.extend([0, 0, 0, 0]);
     expected.extend([1, 0, 1, 0, 2, 0, 0, 0]);
@@ -160,6 +160,7 @@ fn bytes_on_the_wire() {
     expected.extend(9u64.to_le_bytes());
     expected.extend(64u32.to_le_bytes());
     expected.extend([2, 0, 1, 0]);
+    expected.extend(6u64.to_le_bytes());
     expected.extend([0; 848]);
     for (first, chunks) in [(7u64, 8u32), (1 << 40, 1)] {
         expected.extend(first.to_le_bytes());
@@ -254,12 +255,23 @@ fn refused_fields() {
             WireError::LogExtents(extents)
         );
     }
-    let length = |said| WireError::Length { said, right: 992 };
-    assert_eq!(with(HEADER + 116, &[1]), length(992));
+    let length = |said| WireError::Length { said, right: 1000 };
+    assert_eq!(with(HEADER + 116, &[1]), length(1000));
     assert_eq!(with(HEADER + 118, &[3]), WireError::Progress(3, 9));
     assert_eq!(with(HEADER + 119, &[1]), WireError::Reserved);
+    let idle = encode(&Reply {
+        report: Some(MemberReport {
+            progress: Progress::Ready,
+            ..report()
+        }),
+        ..query()
+    });
     assert_eq!(
-        with(HEADER + 120, &[1]),
+        Reply::parse::<Host>(&forged(&idle, HEADER, HEADER + 120, &[1]), Kind::Query),
+        Err(WireError::Progress(2, 0))
+    );
+    assert_eq!(
+        with(HEADER + 128, &[1]),
         WireError::Config(ConfigError::NotEmpty)
     );
     let runs = [Run::new(7, 8)];
@@ -276,7 +288,7 @@ fn refused_fields() {
         with(20, &Status::Busy.wire().to_le_bytes()),
         WireError::Reserved
     );
-    let run = HEADER + 968;
+    let run = HEADER + 976;
     assert_eq!(
         with(run + 8, &[0]),
         WireError::Run {
