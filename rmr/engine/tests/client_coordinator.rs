@@ -921,6 +921,34 @@ fn what_others_forced_is_not_gone_on_with() {
     assert_eq!(world.config().in_sync, set(&[1]));
 }
 
+/// While it was held, this client tried higher generations than the one with which another took over.
+#[test]
+fn who_was_replaced_while_it_was_held_stops() {
+    let mut world = World::attach(1, Quorum::Off);
+    world.cut(1);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    for _ in 0..3 {
+        world.member(1).answer = Some((Kind::Promise, Status::Busy));
+        world.restart(1);
+        world.run(6 * MILLISECOND);
+        world.cut(1);
+        world.run(SECOND);
+    }
+    assert_eq!(world.coordinator.state(), State::Held);
+    let mut config = world.config().clone();
+    config.epoch.0 += 1;
+    config.generation.number += 1;
+    config.generation.nonce += 1;
+    let member = world.member(1);
+    member.report.promised = config.generation;
+    member.report.installed = Some(config);
+    member.up = true;
+    world.event(Event::LinkUp(id(1)));
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Fenced);
+}
+
 /// Started so often since that its incarnation is a new one, it still does not know of the promise it gave.
 #[test]
 fn an_old_copy_that_restarts_again_and_again() {

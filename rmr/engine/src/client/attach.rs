@@ -104,6 +104,17 @@ impl<M: Memory> Coordinator<M> {
         true
     }
 
+    /// There is nothing to start with: not now, or not for this client.
+    fn undecided(&mut self, refusal: Refusal, turn: &mut Turn<'_, M>) -> bool {
+        let state = match refusal {
+            Refusal::Lost => State::Lost,
+            Refusal::Replaced(_) => State::Fenced,
+            _ => return self.try_again(refusal, turn),
+        };
+        self.fail(state, turn);
+        true
+    }
+
     pub(super) fn wait_over(&mut self, at: crate::time::Time, turn: &mut Turn<'_, M>) -> bool {
         if !self.closing.is_empty() {
             return false;
@@ -155,11 +166,7 @@ impl<M: Memory> Coordinator<M> {
         };
         let parts = match self.decision(generation) {
             Ok(decision) => decision.parts,
-            Err(Refusal::Lost) => {
-                self.fail(State::Lost, turn);
-                return true;
-            }
-            Err(refusal) => return self.try_again(refusal, turn),
+            Err(refusal) => return self.undecided(refusal, turn),
         };
         let takeover = self.options.as_ref().is_some_and(|o| o.takeover) || self.config.is_some();
         self.generation = generation;
@@ -269,11 +276,7 @@ impl<M: Memory> Coordinator<M> {
         }
         let decision = match self.decision(generation) {
             Ok(decision) => decision,
-            Err(Refusal::Lost) => {
-                self.fail(State::Lost, turn);
-                return true;
-            }
-            Err(refusal) => return self.try_again(refusal, turn),
+            Err(refusal) => return self.undecided(refusal, turn),
         };
         let pools = || self.peers.iter().filter_map(|peer| peer.report.as_ref());
         if self.pool.is_nil() {

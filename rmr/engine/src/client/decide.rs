@@ -54,6 +54,8 @@ pub enum Refusal {
     Diverged(MemberId),
     /// What acknowledged data there was may be gone.
     Lost,
+    /// Another client has gone on from where this one was.
+    Replaced(MemberId),
     /// The administrator forced what does not need to be forced, or what cannot be.
     Force,
     /// Another client is alive.
@@ -197,9 +199,28 @@ pub fn decide<'a>(
         _ => true,
     };
     let candidates = candidates.filter(ours).filter(known);
+    if let Some(own) = request.open.as_ref().filter(|_| !on(Bug::IgnoreFence)) {
+        check_not_replaced(candidates.clone(), own.config, request.generation.nonce)?;
+    }
     match highest(candidates.clone()) {
         Some(last) => next_config(candidates, request, last),
         None => first_config(candidates, request),
+    }
+}
+
+/// Who has the device open stops for good when another client has gone on from its last configuration (R8): that one
+/// may have started, and have completed what this one knows nothing of.
+fn check_not_replaced<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>>,
+    own: &Config,
+    nonce: u64,
+) -> Result<(), Refusal> {
+    let mut installed = candidates
+        .filter_map(|c| Some(c.report.member).zip(c.report.installed.as_ref()))
+        .filter(|(_, config)| config.generation.nonce != nonce && key(config) > key(own));
+    match installed.find(|(_, config)| config.follows(own)) {
+        Some((id, _)) => Err(Refusal::Replaced(id)),
+        None => Ok(()),
     }
 }
 
@@ -496,6 +517,10 @@ impl fmt::Display for Refusal {
                 "member {id} was written to in another history: discard what it has, or take it away"
             ),
             Self::Lost => f.write_str("acknowledged data may be gone: close the volume"),
+            Self::Replaced(id) => write!(
+                f,
+                "another client has taken over, says member {id}: close the volume"
+            ),
             Self::Force => f.write_str("nothing to force here"),
             Self::InUse(id) => write!(
                 f,
