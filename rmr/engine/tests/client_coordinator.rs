@@ -304,6 +304,7 @@ impl World {
     /// What the coordinator's actions lead to.
     fn follow(&mut self) {
         while let Some(next) = self.shell.queue.pop_front() {
+            assert!(self.shell.kinds.len() < 10_000, "messages without end");
             match next {
                 Queued::Reply(call, from, kind, status) => {
                     if !self.shell.calls.contains(&(from, call)) {
@@ -988,4 +989,23 @@ fn a_command_that_leaves_no_majority_holds_nothing() {
         assert_eq!(world.shell.states.len(), before, "{command:?}");
         assert_eq!(world.config().in_sync, set(&[1, 2]));
     }
+}
+
+/// A member that only kept configurations restarts, unnoticed; without it there is no majority.
+#[test]
+fn a_witness_that_restarted_is_asked_once() {
+    let mut world = World::attach(3, Quorum::Majority);
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    world.cut(3);
+    world.run(3 * SECOND);
+    assert_eq!(world.config().receivers(), set(&[1]));
+    let member = world.member(2);
+    member.report.incarnation = member.report.incarnation.after(10).unwrap();
+    world.event(Event::Admin(Admin::Maintenance(id(2), false)));
+    world.run(SECOND);
+    world.event(Event::LinkUp(id(1)));
+    world.event(Event::LinkUp(id(2)));
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert!(world.config().receivers().contains(id(1)));
 }

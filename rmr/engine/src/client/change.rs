@@ -434,6 +434,9 @@ impl<M: Memory> Coordinator<M> {
         }
         self.not_ready = false;
         self.dropping = self.dropping.union(others);
+        // Those that only kept the configuration do so no more, until they have promised again.
+        let receivers = self.config.as_ref().map(Config::receivers);
+        self.part_with(others.minus(receivers.unwrap_or(MemberSet::EMPTY)), turn);
         self.begin_drop(turn)
     }
 
