@@ -686,3 +686,15 @@ fn somebody_else_is_meant() {
         assert_eq!(node.control(&promise), status);
     }
 }
+
+/// A flush that fails may take acknowledged data with it, before anybody hears of it: what is read then may be older.
+#[test]
+fn what_is_read_after_a_failed_flush() {
+    let shared: Common =
+        Shared::new(&HostMemory, geometry(), HostLock::new(Joiners::new())).unwrap();
+    shared.end_flush(shared.begin_flush(), Status::Ok);
+    assert_eq!(shared.end_read(Status::Ok), Status::Ok);
+    shared.end_flush(shared.begin_flush(), Status::Io);
+    assert_eq!(shared.end_read(Status::Ok), Status::NotReady);
+    assert_eq!(shared.end_read(Status::Medium), Status::Medium);
+}

@@ -734,8 +734,7 @@ impl Node {
             },
             For::Settle => self.todo.push_back(Todo::Flushed(result)),
             For::Pulled(call) => {
-                let answer = Answer {
-                    status: done.status,
+                let status = self.end_read(done.status);
                     bytes: Vec::new(),
                     data: done.values.into(),
                 };
@@ -1005,6 +1004,10 @@ impl Node {
         let (generation, request) = (task.header.generation, task.request);
         let mut joined = vec![number];
         if request.op.is_write() {
+        let status = match request.op {
+            Op::Read => self.end_read(status),
+            _ => status,
+        };
             env.observer
                 .ends(self.member, generation, request.seq.0, false);
             if let Some(engine) = &self.running {
@@ -1019,6 +1022,14 @@ impl Node {
 
     /// A request is done.
     fn finish_task(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
+    /// How to answer what was read.
+    fn end_read(&self, status: Status) -> Status {
+        match &self.running {
+            Some(engine) => engine.hot.end_read(status),
+            None => status,
+        }
+    }
+
         let Some(task) = self.tasks.remove(&number) else {
             return;
         };

@@ -203,6 +203,15 @@ impl<M: Memory, J> Shared<M, J> {
             .map_err(|_| Status::OutOfRange)
     }
 
+    /// A read of the store ended, for a client or another member: how to answer it. What is read after a flush failed may
+    /// be older than what was acknowledged.
+    pub fn end_read(&self, status: Status) -> Status {
+        if status.is_ok() && self.flush_has_failed() {
+            return Status::NotReady;
+        }
+        status
+    }
+
     /// The store is about to be flushed.
     pub fn begin_flush(&self) -> FlushMark {
         FlushMark {
