@@ -92,6 +92,7 @@ enum Todo {
     Event(Own),
     Serve(Option<Serving>),
     Send(u64, usize, Header, Wanted),
+    Close(usize),
     Reply(Status, Vec<Run>, Option<Progress>),
 }
 
@@ -144,6 +145,7 @@ impl Out for Queue<'_> {
                 };
                 Todo::Send(call, to.index(), message.to, wanted)
             }
+            Action::ClosePeer(to) => Todo::Close(to.index()),
             Action::Failed(status) => panic!("failed: {status}"),
             Action::Retry | Action::LogFull | Action::Timer(_) => return,
         });
@@ -168,6 +170,8 @@ struct Node {
     shared: Common,
     serving: Option<Serving>,
     sent: VecDeque<(u64, usize, Header, Wanted)>,
+    /// Calls that are not answered, until the connection is closed.
+    hung: Vec<(u64, usize)>,
     /// What an answer brought that is being written.
     pulled: BTreeMap<u64, u64>,
     reply: Option<(Status, Vec<Run>, Option<Progress>)>,
@@ -221,6 +225,7 @@ impl Node {
             shared,
             serving: None,
             sent: VecDeque::new(),
+            hung: Vec::new(),
             pulled: BTreeMap::new(),
             reply: None,
             flushes: 0,
@@ -259,6 +264,15 @@ impl Node {
                 Todo::Send(call, to, header, wanted) => {
                     self.sent.push_back((call, to, header, wanted));
                     continue;
+                }
+                Todo::Close(to) => {
+                    let Some(at) = self.hung.iter().position(|(_, by)| *by == to) else {
+                        continue;
+                    };
+                    Event::PeerReply {
+                        call: self.hung.remove(at).0,
+                        result: Err(Status::Disconnected),
+                    }
                 }
                 Todo::Reply(status, suspects, progress) => {
                     self.reply = Some((status, suspects, progress));
@@ -624,6 +638,32 @@ fn application_writes_have_precedence() {
     }
     assert_eq!(most.0, 1);
     assert!(most.1 > 1);
+}
+
+/// A source that does not answer, for example as its disk hangs, costs time, and nothing else (R17).
+#[test]
+fn a_source_that_hangs() {
+    let mut world = behind();
+    for pull in [false, true] {
+        let (call, to) = loop {
+            match world.nodes[1].sent.front() {
+                Some((call, to, _, Wanted::Pull(..))) if pull => break (*call, *to),
+                Some((call, to, _, Wanted::Dirty(..))) if !pull => break (*call, *to),
+                _ => world.answer(1),
+            };
+        };
+        let node = &mut world.nodes[1];
+        node.sent.pop_front();
+        node.hung.push((call, to));
+        while !world.nodes[1].hung.is_empty() {
+            world.answer(1);
+        }
+    }
+    for _ in 0..1000 {
+        world.answer(1);
+    }
+    assert_eq!(world.nodes[1].progress(), Progress::Ready);
+    assert_eq!(world.nodes[1].data, world.truth);
 }
 
 /// Its host may have restarted without a loss of power: the disk still has in its cache what it wrote before.

@@ -162,6 +162,7 @@ enum Act {
     Drain,
     Flush,
     SendPeer(u64, MemberId, Kind, Vec<u8>, String),
+    ClosePeer(MemberId),
     PullWrite(u64, u64, u32),
     Retry,
     LogFull,
@@ -198,6 +199,7 @@ impl Out for Outbox {
                 };
                 Act::SendPeer(call, to, message.kind(), bytes, text)
             }
+            Action::ClosePeer(to) => Act::ClosePeer(to),
             Action::PullWrite { call, offset, len } => Act::PullWrite(call, offset, len),
             Action::Retry => Act::Retry,
             Action::LogFull => Act::LogFull,
@@ -735,6 +737,8 @@ impl Node {
             For::Settle => self.todo.push_back(Todo::Flushed(result)),
             For::Pulled(call) => {
                 let status = self.end_read(done.status);
+                let answer = Answer {
+                    status,
                     bytes: Vec::new(),
                     data: done.values.into(),
                 };
@@ -1002,12 +1006,12 @@ impl Node {
             return;
         };
         let (generation, request) = (task.header.generation, task.request);
-        let mut joined = vec![number];
-        if request.op.is_write() {
         let status = match request.op {
             Op::Read => self.end_read(status),
             _ => status,
         };
+        let mut joined = vec![number];
+        if request.op.is_write() {
             env.observer
                 .ends(self.member, generation, request.seq.0, false);
             if let Some(engine) = &self.running {
@@ -1020,8 +1024,6 @@ impl Node {
         }
     }
 
-    /// A request is done.
-    fn finish_task(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
     /// How to answer what was read.
     fn end_read(&self, status: Status) -> Status {
         match &self.running {
@@ -1030,6 +1032,8 @@ impl Node {
         }
     }
 
+    /// A request is done.
+    fn finish_task(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
         let Some(task) = self.tasks.remove(&number) else {
             return;
         };
@@ -1243,6 +1247,7 @@ impl Node {
                     }
                 }
             }
+            Act::ClosePeer(to) => self.close_session(env, to),
             Act::PullWrite(call, offset, len) => {
                 env.figures.pulls += 1;
                 env.observer.pulled(env.now(), self.member, offset);
@@ -1287,6 +1292,24 @@ impl Node {
                 env.observer.restarted(self.member, 0);
                 let after = env.random.scaled(MS, SECOND);
                 env.queue.after(after, WorldEvent::Start(self.member));
+            }
+        }
+    }
+
+    fn close_session(&mut self, env: &mut Env, to: MemberId) {
+        let host = Host::Member(observer::number(to));
+        let now = env.now();
+        let Some(calls) = env.network.break_now(now, self.host, host, None) else {
+            return;
+        };
+        env.line(
+            &self.host,
+            format_args!("closes the session with {host}, {} calls", calls.len()),
+        );
+        for call in calls {
+            if let Some((call, kind)) = self.calls.remove(&call) {
+                let result = Err(Status::Disconnected);
+                self.todo.push_back(Todo::PeerReply(call, kind, result));
             }
         }
     }

@@ -178,7 +178,7 @@ pub enum Action<'a> {
     Drain,
     /// Flush the store; then [`Event::Flushed`].
     Flush,
-    /// Send a message to another member; [`Event::PeerReply`] comes in any case, in bounded time.
+    /// Send a message to another member; [`Event::PeerReply`] comes in any case, at the latest when the connection ends.
     SendPeer {
         /// To be named in the event.
         call: u64,
@@ -187,6 +187,8 @@ pub enum Action<'a> {
         /// The message.
         message: &'a Peer<'a>,
     },
+    /// Break the connection to another member, and give everything on it back. It may be made again at once.
+    ClosePeer(MemberId),
     /// Write the data that the answer to `call` brought; then [`Event::PullWritten`].
     PullWrite {
         /// To be named in the event.
@@ -200,7 +202,7 @@ pub enum Action<'a> {
     Retry,
     /// Answer those with `LogFull`.
     LogFull,
-    /// Send [`Event::Timer`] then, instead of any time said before.
+    /// Send [`Event::Timer`] then, instead of any time said before. One that comes early does no harm.
     Timer(Time),
     /// The member serves nobody any more: metadata could not be written, or the store not flushed. Start it again.
     Failed(Status),

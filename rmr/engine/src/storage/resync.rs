@@ -11,8 +11,8 @@
 //! A chunk is pulled when no write to it is above the watermark, so that the source has executed what the member
 //! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. After an error it goes on with another
 //! source, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
-//! for as long as that took, within bounds: application IO has the better half of disks and wires. It ends with the
-//! episode.
+//! for as long as that took, within bounds: application IO has the better half of disks and wires. A source that does not
+//! answer in time has its connection closed. It ends with the episode.
 //!
 //! Not here: the data, which the caller holds between [`Event::PeerReply`](super::Event::PeerReply) and
 //! [`Action::PullWrite`]; blocks that nobody can read: their chunks stay dirty.
@@ -57,6 +57,10 @@ const PAUSE: Nanos = 10 * MILLISECOND;
 const BUSY: Nanos = 100 * MILLISECOND;
 /// The longest rest after a chunk, so that the rate has a floor.
 const MAX_REST: Nanos = 20 * MILLISECOND;
+/// Rest that adds up to less than this is put off: short ones would cost more timers than they are worth.
+const MIN_REST: Nanos = MILLISECOND;
+/// So long a source may take for an answer.
+const PATIENCE: Nanos = 5 * SECOND;
 /// Chunks that are looked at in one go.
 const MAX_LOOKS: u32 = 256;
 
@@ -79,10 +83,21 @@ struct Pull {
     len: u32,
     /// When the first part was asked for.
     since: Time,
+    /// When this part must be there.
+    deadline: Time,
     /// It is being written here.
     writing: bool,
     /// It is of no use.
     spoiled: bool,
+}
+
+/// A page of a bitmap on its way.
+#[derive(Clone, Copy, Debug, Hash)]
+struct Fetch {
+    call: u64,
+    from: MemberId,
+    /// When it must be there.
+    deadline: Time,
 }
 
 /// What a member knows of its own resync.
@@ -92,7 +107,7 @@ pub(super) struct Resync {
     /// Members whose bitmaps are still to be fetched; the first one from page `page` on.
     left: MemberSet,
     page: u64,
-    fetch: Option<u64>,
+    fetch: Option<Fetch>,
     pulls: [Option<Pull>; MAX_PULLS],
     /// Chunks that were written, and are not proved yet.
     written: [Run; MAX_CLEAR],
@@ -106,6 +121,10 @@ pub(super) struct Resync {
     errors: u32,
     /// Nothing is asked for before.
     pause: Time,
+    /// Rest that is still to be taken.
+    owed: Nanos,
+    /// The time that was said for the timer; it may be over.
+    timer: Time,
     /// The watermark when it was last looked at, and until when the application counts as writing.
     heard: Seq,
     busy: Time,
@@ -135,6 +154,8 @@ impl Resync {
             turn: 0,
             errors: 0,
             pause: Time(0),
+            owed: 0,
+            timer: Time::NEVER,
             heard: Seq::NONE,
             busy: Time(0),
             stubborn: 0,
@@ -225,9 +246,38 @@ impl Resync {
 
     /// A chunk came that was asked for then.
     fn rest(&mut self, now: Time, since: Time) {
-        if now < self.busy {
-            self.pause = self.pause.max(now.after(now.since(since).min(MAX_REST)));
+        if now >= self.busy {
+            return;
         }
+        self.owed += now.since(since).min(MAX_REST);
+        if self.owed >= MIN_REST {
+            self.pause = self.pause.max(now.after(self.owed.min(MAX_REST)));
+            self.owed = 0;
+        }
+    }
+
+    /// When the first answer is late.
+    fn deadline(&self) -> Time {
+        let pulls = self.pulls.iter().flatten().filter(|pull| !pull.writing);
+        let fetch = self.fetch.map_or(Time::NEVER, |fetch| fetch.deadline);
+        pulls
+            .map(|pull| pull.deadline)
+            .fold(fetch, |at, other| at.earliest(other))
+    }
+
+    /// Those whose answers are late. They are given until `next` to come back.
+    fn late(&mut self, now: Time, next: Time) -> MemberSet {
+        let pulls = self.pulls.iter_mut().flatten().filter(|pull| !pull.writing);
+        let pulls = pulls.map(|pull| (&mut pull.deadline, pull.from));
+        let fetch = self.fetch.iter_mut().map(|f| (&mut f.deadline, f.from));
+        let mut late = MemberSet::EMPTY;
+        for (deadline, from) in pulls.chain(fetch) {
+            if *deadline <= now {
+                *deadline = next;
+                late = late.with(from);
+            }
+        }
+        late
     }
 
     /// Whether a chunk is on its way, or was written already.
@@ -340,35 +390,57 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if self.serving.is_none_or(|serving| serving.in_sync) || changing {
             return;
         }
-        if now < self.resync.pause {
-            return out.act(Action::Timer(self.resync.pause));
+        for id in self.resync.late(now, now.after(PATIENCE)) {
+            out.act(Action::ClosePeer(id));
         }
-        match self.resync.phase {
-            Phase::Fetching => self.fetch(now, shared, out),
-            Phase::Pulling => self.pull(now, shared, out),
-            Phase::Idle | Phase::Storing => {}
-        }
-    }
-
-    fn fetch<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) {
-        if self.resync.fetch.is_some() {
-            return;
-        }
-        let Some(of) = self.resync.left.iter().next() else {
-            return;
+        let again = if now < self.resync.pause {
+            self.resync.pause
+        } else {
+            match self.resync.phase {
+                Phase::Fetching => self.fetch(now, out),
+                Phase::Pulling => self.pull(now, shared, out),
+                Phase::Idle | Phase::Storing => Time::NEVER,
+            }
         };
-        let page = self.resync.page;
-        let source = self.resync.source(self.sources(false));
-        match source.and_then(|source| self.send(source, Ask::FetchDirty { of, page }, out)) {
-            Some(call) => self.resync.fetch = Some(call),
-            None => {
-                self.resync.failed(now);
-                self.resync_work(now, shared, out);
+        let at = again.earliest(self.resync.deadline());
+        // What comes too early is looked at again.
+        if at < self.resync.timer || self.resync.timer <= now {
+            self.resync.timer = at;
+            if at != Time::NEVER {
+                out.act(Action::Timer(at));
             }
         }
     }
 
-    fn pull<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) {
+    /// Fetches the next page; when to be called again.
+    fn fetch(&mut self, now: Time, out: &mut impl Out) -> Time {
+        if self.resync.fetch.is_some() {
+            return Time::NEVER;
+        }
+        let Some(of) = self.resync.left.iter().next() else {
+            return Time::NEVER;
+        };
+        let page = self.resync.page;
+        let source = self.resync.source(self.sources(false));
+        let ask = Ask::FetchDirty { of, page };
+        self.resync.fetch = source.and_then(|from| {
+            let call = self.send(from, ask, out)?;
+            let deadline = now.after(PATIENCE);
+            Some(Fetch {
+                call,
+                from,
+                deadline,
+            })
+        });
+        if self.resync.fetch.is_none() {
+            self.resync.failed(now);
+            return self.resync.pause;
+        }
+        Time::NEVER
+    }
+
+    /// Asks for as many chunks as may be on their way; when to be called again.
+    fn pull<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) -> Time {
         let own = self.info.member;
         let most = self.resync.most(now, shared.watermark());
         shared.bitmaps.spell_out(own);
@@ -409,21 +481,19 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             if !self.begin_pull(now, slot, chunk, shared, out) {
                 shared.pulls.end(slot);
                 self.resync.failed(now);
-                out.act(Action::Timer(self.resync.pause));
-                return;
+                return self.resync.pause;
             }
         }
         self.resync.dry = self.resync.active() == 0;
         if self.resync.dry && self.resync.count != 0 && self.plan.is_none() {
             // What there is can be proved; after another plan that comes by itself.
-            out.act(Action::Timer(now));
+            now
+        } else if later && self.resync.claimed.is_some() {
+            now.after(MILLISECOND)
         } else if later {
-            let claimed = self.resync.claimed.is_some();
-            out.act(Action::Timer(now.after(if claimed {
-                MILLISECOND
-            } else {
-                SETTLE
-            })));
+            now.after(SETTLE)
+        } else {
+            Time::NEVER
         }
     }
 
@@ -454,6 +524,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 offset,
                 len,
                 since: now,
+                deadline: now.after(PATIENCE),
                 writing: false,
                 spoiled: false,
             });
@@ -470,7 +541,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared: &Shared<M, J>,
         out: &mut impl Out,
     ) {
-        if self.resync.fetch == Some(call) {
+        if self.resync.fetch.is_some_and(|fetch| fetch.call == call) {
             self.resync.fetch = None;
             return self.page_fetched(now, result, shared);
         }
@@ -573,6 +644,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 Some(call) => {
                     if let Some(Some(pull)) = self.resync.pulls.get_mut(slot) {
                         (pull.call, pull.offset, pull.len) = (call, next, len);
+                        pull.deadline = now.after(PATIENCE);
                     }
                 }
                 None => self.end_pull(slot, shared),

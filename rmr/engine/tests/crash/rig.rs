@@ -151,7 +151,10 @@ impl Out for Queue {
             Action::LogFull => Todo::LogFull,
             Action::Reply { call, reply } => Todo::Reply(call, reply.status),
             Action::Failed(status) => panic!("failed: {status}"),
-            Action::SendPeer { .. } | Action::PullWrite { .. } | Action::Timer(_) => return,
+            Action::SendPeer { .. }
+            | Action::ClosePeer(_)
+            | Action::PullWrite { .. }
+            | Action::Timer(_) => return,
         });
     }
 }
