@@ -161,6 +161,8 @@ pub struct Client {
     over: bool,
     /// Commands of the administrator that are not answered.
     commands: u32,
+    /// The last one was refused.
+    refused: bool,
     /// Members that it said have old copies.
     rolled_back: MemberSet,
 }
@@ -186,6 +188,7 @@ impl Client {
             closing: false,
             over: false,
             commands: 0,
+            refused: false,
             rolled_back: MemberSet::EMPTY,
         })
     }
@@ -356,6 +359,11 @@ impl Client {
     /// Whether a command of the administrator is under way.
     pub fn has_command(&self) -> bool {
         self.commands > 0
+    }
+
+    /// Whether the last of them was refused.
+    pub fn has_refused(&self) -> bool {
+        self.refused
     }
 
     /// Members that it said have old copies.
@@ -644,6 +652,7 @@ impl Client {
                 Act::State(state) => self.state(env, &state),
                 Act::Admin(text) => {
                     self.commands = self.commands.saturating_sub(1);
+                    self.refused = text.starts_with("Err");
                     env.line(&self.host, format_args!("command: {text}"));
                 }
                 Act::Note(member, why) => {

@@ -59,6 +59,8 @@ pub struct World {
     pub(crate) over: bool,
     /// Members that the administrator wants in the pool.
     wanted: BTreeSet<u8>,
+    /// The administrator's next command, of those that there are.
+    turn: usize,
     /// The administrator has given up a history.
     forced: bool,
     /// Reads that were made at the end, to see all that was written.
@@ -107,6 +109,7 @@ impl World {
             workload,
             over: false,
             wanted,
+            turn: 0,
             forced: false,
             read_back: false,
             armed: Vec::new(),
@@ -822,6 +825,13 @@ impl World {
             return;
         }
         let now = self.env.now();
+        // Nor is every addition possible without a removal: after a refusal, another command has its turn.
+        self.turn = if client.has_refused() {
+            self.turn + 1
+        } else {
+            0
+        };
+        let mut wishes = Vec::new();
         // What is missing comes first: without it a removal may not be possible.
         let (stay, leave): (Vec<u8>, Vec<u8>) = self
             .nodes
@@ -846,6 +856,9 @@ impl World {
                 }
                 _ => continue,
             };
+            wishes.push(admin);
+        }
+        if let Some(&admin) = wishes.get(self.turn % wishes.len().max(1)) {
             self.command(admin);
             return;
         }
