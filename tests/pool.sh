@@ -17,6 +17,8 @@ brmr_server=/sys/class/brmr-server
 
 # Longest time that any administrative command may take.
 admin_seconds=60
+# Longest time that it may take to write everything back.
+flush_seconds=300
 
 declare -A pool_backing=()
 pool_fresh=
@@ -218,7 +220,7 @@ device_bytes() {
 flush_device() {
 	local dev
 	dev=$(pool_device "$1")
-	client "sync; blockdev --flushbufs $dev"
+	within "$flush_seconds" client "sync; blockdev --flushbufs $dev"
 }
 
 # data_digest POOL K SIZE: checksums of a node's data area.

@@ -79,9 +79,10 @@ const PORT: u16 = 1234;
 const MAX_HEADER: usize = 3500;
 /// Most data in a message; what RTRS allows by default.
 const MAX_DATA: u32 = 126_976;
-/// How long a message may take to be answered, in ms.
-const PATIENCE_MS: u32 = 120_000;
-/// Connections that may be lost. On a machine that has too much to do, soft RDMA loses one now and then.
+/// How long a message may take to be answered, in ms. That of a connection which stands still is a lost one.
+const PATIENCE_MS: u32 = 60_000;
+/// Connections that may be lost, or not come to be. On a machine that has too much to do, soft RDMA loses one now and
+/// then; a node that does not answer at all loses all.
 const MAX_LOSSES: u64 = 10;
 /// The errno of a session without connection.
 const ECONNABORTED: i32 = 103;
@@ -194,6 +195,8 @@ struct Tally {
     lost: u64,
     /// Answered well, although they must be refused.
     accepted: u64,
+    /// Connections that were lost, or could not be made.
+    losses: u64,
     /// Of each status (or errno of RTRS), how many.
     answers: KVec<u64>,
     /// Of each trick, how many.
@@ -208,6 +211,7 @@ impl Tally {
             harmless: 0,
             lost: 0,
             accepted: 0,
+            losses: 0,
             answers: KVec::from_elem(0, usize::from(Errno::MAX) + 1, GFP_KERNEL)?,
             tricks: [0; TRICKS.len()],
         })
@@ -218,8 +222,8 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} sent, {} refused, {} harmless, {} lost, {} accepted",
-            self.sent, self.refused, self.harmless, self.lost, self.accepted
+            "{} sent, {} refused, {} harmless, {} lost, {} accepted, {} connections lost",
+            self.sent, self.refused, self.harmless, self.lost, self.accepted, self.losses
         )
     }
 }
@@ -1053,7 +1057,14 @@ fn assault(
     let mut sent = 0;
     let mut lost = false;
     while sent < count && !lost {
-        home.wait(1)?;
+        match home.wait(1) {
+            Ok(()) => {}
+            Err(ETIMEDOUT) => {
+                pr_err!("no answer for {} ms\n", PATIENCE_MS);
+                lost = true;
+            }
+            Err(error) => return Err(error),
+        }
         for park in home.parks.iter() {
             if sent == count || lost {
                 break;
@@ -1078,9 +1089,10 @@ fn assault(
             }
         }
     }
-    if finish {
+    if finish && !lost {
         home.wait(home.parks.len())?;
     }
+    tally.losses += u64::from(lost);
     drop(session);
     home.wait(home.parks.len())?;
     for park in home.parks.iter() {
@@ -1179,8 +1191,8 @@ fn run_sessions(plan: &Plan<'_>, paths: &[PathAddr], home: &Home, tally: &mut Ta
     let mut n = 0;
     while left > 0 {
         n += 1;
-        if n > plan.sessions + MAX_LOSSES {
-            pr_err!("the connection was lost {} times\n", MAX_LOSSES);
+        if tally.losses > MAX_LOSSES {
+            pr_err!("the connection was lost {} times\n", tally.losses);
             return Err(EIO);
         }
         let name = CString::try_from_fmt(fmt!("hostile-{:08x}-{}", prefix, n))?;
@@ -1191,7 +1203,14 @@ fn run_sessions(plan: &Plan<'_>, paths: &[PathAddr], home: &Home, tally: &mut Ta
             reconnect_delay_s: 1,
             max_reconnect: -1,
         };
-        let session = rtrs::Session::open(&config, Arc::new(Link, GFP_KERNEL)?)?;
+        let session = match rtrs::Session::open(&config, Arc::new(Link, GFP_KERNEL)?) {
+            Ok(session) => session,
+            Err(error) => {
+                pr_err!("no connection: {}\n", error.to_errno());
+                tally.losses += 1;
+                continue;
+            }
+        };
         let report = ask(&session, plan.pool)?;
         let installed = report.installed.as_ref().ok_or(ENODEV)?;
         let mut forger = Forger {

@@ -18,13 +18,17 @@ ctl=/sys/class/rmr-hostile/ctl
 
 # attack COUNT
 attack() {
-	local status=0
+	local status=0 k
 	node 2 "echo path=$(address 1) pool=p count=$1 seed=$seed > $ctl/run" || status=$?
-	node 2 "cat $ctl/result"
 	if ((status != 0)); then
 		node 2 "dmesg | grep -F rmr_hostile: | tail -n 30"
+		for k in 1 2; do
+			node "$k" 'cd /sys/class/infiniband/rxe0/ports/1/hw_counters && grep . * | tr "\n" " "'
+		done
+		node 2 "cat $ctl/result"
 		fail "the attack with seed $seed"
 	fi
+	node 2 "cat $ctl/result"
 }
 
 # A number of the result, by its name.
