@@ -3,8 +3,9 @@
 //! Linearizability of a register, values of which may be written more than once.
 //!
 //! Follows all orders at once: a state is the content and which of the operations under way have taken effect; an operation
-//! that ends without having had effect takes it now, in every possible way. The number of states is exponential in the
-//! number of operations under way, so it is bounded.
+//! that ends without having had effect takes it now, after any others that can take it first. Of writes of the same value that are under way,
+//! the one that ends first takes effect first: in an order where it is the other way round, the two can change places. The
+//! number of states is still exponential in the number of operations under way, so it is bounded.
 
 use crate::zones::Span;
 use std::collections::BTreeSet;
@@ -65,15 +66,10 @@ pub(crate) fn search(items: &[Item], initial: Option<u64>) -> Found {
         let Some(item) = items.get(index) else {
             continue;
         };
-        let Some(all) = closure(items, &open, states) else {
+        let Some(next) = end(items, &open, states, (item, 1 << slot)) else {
             return Found::Undecided;
         };
-        let bit = 1_u64 << slot;
-        states = all
-            .into_iter()
-            .filter(|&(_, done)| done & bit != 0 || item.optional)
-            .map(|(content, done)| (content, done & !bit))
-            .collect();
+        states = next;
         if states.is_empty() {
             return Found::None(item.span);
         }
@@ -84,38 +80,58 @@ pub(crate) fn search(items: &[Item], initial: Option<u64>) -> Found {
     Found::Order
 }
 
-/// All states that open operations lead to from these. `None`: too many.
-fn closure(
+/// The states after the end of `item`, whose bit is free afterwards. `None`: too many.
+///
+/// Operations take effect as late as they can: only here, where the one that ends needs it.
+fn end(
     items: &[Item],
     open: &[Option<usize>],
     states: BTreeSet<State>,
+    (item, bit): (&Item, u64),
 ) -> Option<BTreeSet<State>> {
-    let opened: Vec<(&Item, u64)> = opened(items, open).collect();
-    let mut all = BTreeSet::new();
-    let mut next: Vec<State> = states
-        .into_iter()
-        .map(|state| see(&opened, state))
-        .collect();
+    let (mut writes, reads): (Vec<_>, Vec<_>) =
+        opened(items, open).partition(|(item, _)| item.write);
+    // Several may end at the same position: this one is the first of them.
+    writes.sort_unstable_by_key(|(item, own)| (item.span.value, item.span.end, *own != bit));
+    let mut ended = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut next: Vec<State> = Vec::new();
+    for state in states {
+        if item.optional && state.1 & bit == 0 {
+            ended.insert(state);
+        }
+        next.push(see(&reads, state));
+    }
     while let Some(state) = next.pop() {
-        if !all.insert(state) {
+        if state.1 & bit != 0 {
+            ended.insert((state.0, state.1 & !bit));
             continue;
         }
-        if all.len() > MAX_STATES {
+        if !seen.insert(state) {
+            continue;
+        }
+        if seen.len() + ended.len() > MAX_STATES {
             return None;
         }
-        for &(item, bit) in &opened {
-            if item.write && state.1 & bit == 0 {
-                next.push(see(&opened, (Some(item.span.value), state.1 | bit)));
+        for same in writes.chunk_by(|(a, _), (b, _)| a.span.value == b.span.value) {
+            let Some((write, own)) = same.iter().find(|(_, bit)| state.1 & bit == 0) else {
+                continue;
+            };
+            let done = state.1 | own;
+            let after = see(&reads, (Some(write.span.value), done));
+            // Another write follows at once: one that need not be, and is not seen, need not be here.
+            if own == &bit || after.1 != done || !write.optional {
+                next.push(after);
             }
         }
     }
-    Some(all)
+    Some(ended)
 }
 
 /// Lets all open reads of the content take effect: that forbids nothing later.
-fn see(opened: &[(&Item, u64)], (content, mut done): State) -> State {
-    for &(item, bit) in opened {
-        if !item.write && content == Some(item.span.value) {
+fn see(reads: &[(&Item, u64)], (content, mut done): State) -> State {
+    for &(item, bit) in reads {
+        if content == Some(item.span.value) {
             done |= bit;
         }
     }
