@@ -8,7 +8,7 @@
 //! number of states is still exponential in the number of operations under way, so it is bounded.
 
 use crate::zones::Span;
-use std::collections::BTreeSet;
+use rustc_hash::FxHashSet;
 
 /// States followed at most.
 const MAX_STATES: usize = 20_000;
@@ -49,7 +49,7 @@ pub(crate) fn search(items: &[Item], initial: Option<u64>) -> Found {
     }
     steps.sort_unstable();
     let mut open: Vec<Option<usize>> = vec![None; MAX_OPEN];
-    let mut states: BTreeSet<State> = BTreeSet::from([(initial, 0)]);
+    let mut states: FxHashSet<State> = FxHashSet::from_iter([(initial, 0)]);
     for (_, is_end, index) in steps {
         if !is_end {
             let Some(slot) = open.iter().position(Option::is_none) else {
@@ -86,15 +86,15 @@ pub(crate) fn search(items: &[Item], initial: Option<u64>) -> Found {
 fn end(
     items: &[Item],
     open: &[Option<usize>],
-    states: BTreeSet<State>,
+    states: FxHashSet<State>,
     (item, bit): (&Item, u64),
-) -> Option<BTreeSet<State>> {
+) -> Option<FxHashSet<State>> {
     let (mut writes, reads): (Vec<_>, Vec<_>) =
         opened(items, open).partition(|(item, _)| item.write);
     // Several may end at the same position: this one is the first of them.
     writes.sort_unstable_by_key(|(item, own)| (item.span.value, item.span.end, *own != bit));
-    let mut ended = BTreeSet::new();
-    let mut seen = BTreeSet::new();
+    let mut ended = FxHashSet::default();
+    let mut seen = FxHashSet::default();
     let mut next: Vec<State> = Vec::new();
     for state in states {
         if item.optional && state.1 & bit == 0 {
