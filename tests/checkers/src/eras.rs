@@ -135,6 +135,11 @@ impl Eras {
                 } => {
                     self.attached.entry(*client).or_insert(at);
                     if self.superseded.contains_key(client) {
+                        // Of a lower generation it is no attach after the one that replaced it, but one before that, of which
+                        // a member was late. Each of its requests is looked at.
+                        if *generation < highest {
+                            continue;
+                        }
                         let what = format!("client {client} attached again after it was replaced");
                         report.add(Violation::new(Rule::Superseded, *t, what));
                         continue;

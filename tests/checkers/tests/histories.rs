@@ -532,6 +532,17 @@ fn replaced_before_it_was_attached() {
     story.bad(Rule::Superseded);
 }
 
+/// A member was late to persist what the client had installed before it was replaced.
+#[test]
+fn replaced_before_it_was_attached_again() {
+    let mut story = Story::new();
+    story.attach(2, 3, 0b11);
+    story.attach(1, 2, 0b11);
+    story.good();
+    story.write(1, 1);
+    story.bad(Rule::Superseded);
+}
+
 #[test]
 fn replaced_for_good() {
     let mut story = Story::new();

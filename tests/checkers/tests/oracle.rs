@@ -93,7 +93,12 @@ fn facts(events: &[Event], quorum: bool) -> Facts {
             } => {
                 attached.insert(*client);
                 facts.sane &= early.is_subset(&attached);
-                facts.sane &= !facts.replaced.contains_key(client);
+                if facts.replaced.contains_key(client) {
+                    if ruler.is_some_and(|(_, highest, _)| *generation < highest) {
+                        continue;
+                    }
+                    facts.sane = false;
+                }
                 if let Some((old, highest, since)) = ruler {
                     if *generation == highest || (*generation < highest && old == *client) {
                         facts.sane = false;

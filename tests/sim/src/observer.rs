@@ -419,7 +419,12 @@ impl Observer {
             config.quorum == Quorum::Off || known.persisted.count_ones() * 2 > config.table().len();
         // A client that has attached anew has given up what is of its generations before.
         let mut attached = self.attached.iter();
-        let given_up = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
+        let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
+        // And so has one of a configuration before the last complete one of a generation.
+        let passed = self
+            .newest
+            .is_some_and(|newest| (newest.0, newest.1) == (name.0, name.1) && newest > name);
+        let given_up = anew || passed;
         if known.complete || given_up || receivers & !known.persisted != 0 || !enough {
             let in_sync = config.in_sync.bits();
             if !known.complete && self.attached.contains(&(name.0, name.1)) {

@@ -858,7 +858,7 @@ impl World {
             };
             wishes.push(admin);
         }
-        if let Some(&admin) = wishes.get(self.turn % wishes.len().max(1)) {
+        if let Some(&admin) = wishes.get(self.turn % (wishes.len() + 1)) {
             self.command(admin);
             return;
         }
