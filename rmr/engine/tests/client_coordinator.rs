@@ -1009,3 +1009,52 @@ fn a_witness_that_restarted_is_asked_once() {
     assert_eq!(world.coordinator.state(), State::Serving);
     assert!(world.config().receivers().contains(id(1)));
 }
+
+/// Member 2 is started so often that its incarnation says nothing.
+fn put_back(world: &mut World, old: MemberReport) {
+    world.member(2).report = old;
+    for _ in 0..5 {
+        world.restart(2);
+    }
+}
+
+#[test]
+fn an_old_copy_that_was_dropped_since() {
+    let mut world = World::attach(3, Quorum::Off);
+    let old = world.member(2).report.clone();
+    // All in one generation: another is dropped, then this one.
+    world.cut(3);
+    world.run(3 * SECOND);
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+    world.cut(2);
+    world.run(3 * SECOND);
+    assert_eq!(world.config().receivers(), set(&[1]));
+    let good = world.member(2).report.clone();
+    put_back(&mut world, old);
+    world.run(5 * SECOND);
+    assert_eq!(world.config().receivers(), set(&[1]));
+    // Its own disk is put back.
+    world.cut(2);
+    put_back(&mut world, good);
+    world.run(5 * SECOND);
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+}
+
+#[test]
+fn an_old_copy_in_an_attach() {
+    let mut world = World::attach(3, Quorum::Off);
+    let old = world.member(2).report.clone();
+    for number in [3, 2] {
+        world.cut(number);
+        world.run(3 * SECOND);
+    }
+    let mut next = World::new(3);
+    next.shell.members = std::mem::take(&mut world.shell.members);
+    next.member(1).up = true;
+    put_back(&mut next, old);
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    next.run(SECOND);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    assert_eq!(next.config().receivers(), set(&[1]));
+}

@@ -53,6 +53,7 @@ fn config(epoch: u64, in_sync: &[u32], catching_up: &[u32]) -> Config {
         catching_up: set(catching_up),
         members,
         incarnations,
+        persisted: [Epoch::NONE; MAX_MEMBERS],
         clean: false,
         history: Uuid([9; 16]),
         forked_from: None,

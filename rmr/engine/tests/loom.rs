@@ -376,6 +376,7 @@ fn config(epoch: u64, count: usize) -> Config {
         catching_up: MemberSet::EMPTY,
         members,
         incarnations,
+        persisted: [Epoch::NONE; MAX_MEMBERS],
         clean: false,
         history: Uuid([9; 16]),
         forked_from: None,

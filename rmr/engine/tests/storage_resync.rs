@@ -331,6 +331,7 @@ impl World {
                 catching_up: MemberSet::EMPTY,
                 members,
                 incarnations: [Incarnation::NONE; MAX_MEMBERS],
+                persisted: [Epoch::NONE; MAX_MEMBERS],
                 clean: false,
                 history: POOL,
                 forked_from: None,

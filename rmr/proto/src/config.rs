@@ -39,6 +39,9 @@ pub struct Config {
     /// The incarnation in which each member last was a receiver, in this or an earlier configuration; none if that
     /// is not known. By [`MemberId::index`].
     pub incarnations: [Incarnation; MAX_MEMBERS],
+    /// A configuration that each member has persisted, the last one of which that is known; none if it is of none. Earlier
+    /// than this one. By [`MemberId::index`].
+    pub persisted: [Epoch; MAX_MEMBERS],
     /// The client detached from the pool in order, and wrote nothing afterwards.
     pub clean: bool,
     /// The history it belongs to; not nil. An administrator who forces a start begins a new one.
@@ -91,6 +94,8 @@ pub enum ConfigError {
     NoIncarnation(MemberId),
     /// This member is not in the table, and has an incarnation.
     StrayIncarnation(MemberId),
+    /// This member has persisted a configuration that is not an earlier one, or is not in the table.
+    Persisted(MemberId),
     /// There is no history, or the one it forked from is named only in part.
     NoHistory,
     /// This member is kept out, but receives writes or is not in the table.
@@ -139,6 +144,10 @@ impl Config {
             if !none && !table.contains(id) {
                 return Err(ConfigError::StrayIncarnation(id));
             }
+            let persisted = self.persisted(id);
+            if persisted >= self.epoch || (persisted.is_some() && !table.contains(id)) {
+                return Err(ConfigError::Persisted(id));
+            }
         }
         let out = self.maintenance;
         let wrong = out.minus(table).union(out.intersection(self.receivers()));
@@ -179,6 +188,14 @@ impl Config {
             .unwrap_or(Incarnation::NONE)
     }
 
+    /// The last configuration that a member is known to have persisted; none if it is not known of any.
+    pub fn persisted(&self, id: MemberId) -> Epoch {
+        self.persisted
+            .get(id.index())
+            .copied()
+            .unwrap_or(Epoch::NONE)
+    }
+
     /// Whether a store that has `older` installed may be brought to this one: both are of one history, or this one's
     /// history began where `older` or a later one was. If not, the store is diverged (R7).
     pub fn follows(&self, older: &Self) -> bool {
@@ -216,6 +233,10 @@ impl fmt::Display for ConfigError {
                 f,
                 "member {id} has an incarnation but is not in the member table"
             ),
+            Self::Persisted(id) => write!(
+                f,
+                "member {id} has persisted what is not an earlier configuration"
+            ),
             Self::NoHistory => f.write_str("a configuration of no history"),
             Self::Maintenance(id) => write!(
                 f,
@@ -252,9 +273,10 @@ pub(crate) struct RawConfig {
 pub(crate) struct RawMember {
     store: [u8; 16],
     incarnation: U64,
+    persisted: U64,
 }
 
-const _: () = assert!(size_of::<RawConfig>() == 848);
+const _: () = assert!(size_of::<RawConfig>() == 1104);
 
 const CLEAN: u32 = 1;
 const MAJORITY: u32 = 2;
@@ -281,10 +303,10 @@ impl RawConfig {
             self.forked_history = fork.history.0;
             self.forked_epoch = U64::new(fork.epoch.0);
         }
-        let table = config.members.iter().zip(&config.incarnations);
-        for (raw, (store, incarnation)) in self.members.iter_mut().zip(table) {
-            raw.store = store.map_or([0; 16], |uuid| uuid.0);
-            raw.incarnation = U64::new(incarnation.0);
+        for (id, raw) in MemberId::all().zip(self.members.iter_mut()) {
+            raw.store = config.store(id).map_or([0; 16], |uuid| uuid.0);
+            raw.incarnation = U64::new(config.incarnation(id).0);
+            raw.persisted = U64::new(config.persisted(id).0);
         }
         Ok(())
     }
@@ -316,6 +338,7 @@ impl RawConfig {
             catching_up: MemberSet::from_bits(self.catching_up.get()),
             members: self.members.map(|raw| Uuid(raw.store).non_nil()),
             incarnations: self.members.map(|raw| Incarnation(raw.incarnation.get())),
+            persisted: self.members.map(|raw| Epoch(raw.persisted.get())),
             clean: flags & CLEAN != 0,
             history: Uuid(self.history),
             forked_from: (!fork.history.is_nil() || fork.epoch.is_some()).then_some(fork),
@@ -353,6 +376,7 @@ pub(crate) mod tests {
             catching_up: u32,
             seed in 1u8..,
             known in proptest::array::uniform32(0u64..4),
+            persisted in proptest::array::uniform32(0u64..4),
             maintenance: u32,
             history in 1u8..,
             fork in proptest::option::of((1u8.., 1u64..)),
@@ -375,6 +399,10 @@ pub(crate) mod tests {
                 let least = u64::from(receivers.contains(id));
                 incarnations[id.index()] = Incarnation(known[id.index()].max(least));
             }
+            let persisted = core::array::from_fn(|place| {
+                let least = if members[place].is_some() { epoch - 1 } else { 0 };
+                Epoch(persisted[place].min(least))
+            });
             Config {
                 generation: Generation { number, nonce },
                 epoch: Epoch(epoch),
@@ -382,6 +410,7 @@ pub(crate) mod tests {
                 catching_up,
                 members,
                 incarnations,
+                persisted,
                 clean,
                 history: Uuid([history; 16]),
                 forked_from: fork.map(|(history, epoch)| Fork {
@@ -412,6 +441,7 @@ pub(crate) mod tests {
             catching_up: MemberSet::from_bits(0b10),
             members,
             incarnations,
+            persisted: [Epoch::NONE; MAX_MEMBERS],
             clean: false,
             history: Uuid([0x48; 16]),
             forked_from: None,
@@ -480,6 +510,14 @@ pub(crate) mod tests {
         assert_eq!(
             refused(&|c| c.incarnations[2] = Incarnation(1)),
             ConfigError::StrayIncarnation(member(3))
+        );
+        assert_eq!(
+            refused(&|c| c.persisted[1] = c.epoch),
+            ConfigError::Persisted(member(2))
+        );
+        assert_eq!(
+            refused(&|c| (c.epoch, c.persisted[2]) = (Epoch(2), Epoch(1))),
+            ConfigError::Persisted(member(3))
         );
         assert_eq!(
             refused(&|c| c.maintenance = MemberSet::from_bits(2)),

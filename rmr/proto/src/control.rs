@@ -122,7 +122,7 @@ pub(crate) struct RawTarget {
 const _: () = {
     assert!(size_of::<RawTarget>() == 88);
     assert!(size_of::<RawControl>() == MAX_CONTROL_BYTES);
-    assert!(MAX_CONTROL_BYTES == 1024);
+    assert!(MAX_CONTROL_BYTES == 1280);
 };
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

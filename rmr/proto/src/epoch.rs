@@ -63,7 +63,7 @@ struct RawEpoch {
     installed: RawConfig,
 }
 
-const _: () = assert!(size_of::<RawEpoch>() == 888);
+const _: () = assert!(size_of::<RawEpoch>() == 1144);
 
 const SUSPECT_ALL: u32 = 1;
 

@@ -155,7 +155,7 @@ const REPORT: usize = size_of::<RawReport>();
 
 const _: () = {
     assert!(HEADER == 24);
-    assert!(REPORT == 976);
+    assert!(REPORT == 1232);
     assert!(HEADER + REPORT + MAX_SUSPECTS * size_of::<Run>() <= REPLY_BYTES);
 };
 

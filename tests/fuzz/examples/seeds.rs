@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         catching_up: MemberSet::only(id(2)?),
         members,
         incarnations,
+        persisted: [Epoch::NONE; MAX_MEMBERS],
         clean: true,
         history: pool,
         forked_from: Some(Fork {

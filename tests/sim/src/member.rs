@@ -265,6 +265,7 @@ fn foreign_device(env: &mut Env, layout: &Layout, id: MemberId, volatile: bool) 
         catching_up: MemberSet::EMPTY,
         members: [None; MAX_MEMBERS],
         incarnations: [Incarnation::NONE; MAX_MEMBERS],
+        persisted: [Epoch::NONE; MAX_MEMBERS],
         clean: env.uuids.chance(1, 2),
         history: Uuid::from_random(env.uuids.bytes()),
         forked_from: None,
@@ -537,11 +538,6 @@ impl Node {
         self.aside.is_some()
     }
 
-    /// Whether an older state of its disk is in.
-    pub fn is_stale(&self) -> bool {
-        self.stale
-    }
-
     /// Whether its store may be refused for good: an older state of itself, or unreadable.
     pub fn is_doubtful(&self) -> bool {
         self.stale || !self.image.readable
@@ -609,12 +605,27 @@ impl Node {
         let newer = (config.generation.number, config.epoch)
             > (installed.generation.number, installed.epoch);
         let others = installed.in_sync.without(self.id);
+        let fewer_starts =
+            now.incarnation > then.incarnation && config.incarnation(self.id) > then.incarnation;
         newer
             && !others.intersection(config.receivers()).is_empty()
             && copy.store == self.device.store
-            && config.receivers().contains(self.id)
-            && now.incarnation > then.incarnation
-            && config.incarnation(self.id) > then.incarnation
+            && config.store(self.id) == Some(copy.store)
+            && (self.has_forgotten(config, installed)
+                || fewer_starts && config.receivers().contains(self.id))
+    }
+
+    /// Whether this configuration knows that the member has persisted a later one than `installed`.
+    fn has_forgotten(&self, config: &Config, installed: &Config) -> bool {
+        config.follows(installed) && installed.epoch < config.persisted(self.id)
+    }
+
+    /// Whether an older state of its disk is in, which is known as such only by how often it was started.
+    pub fn must_not_start(&self, config: Option<&Config>) -> bool {
+        let record = self.image.record();
+        let installed = record.and_then(|record| record.installed.as_ref());
+        let known = config.zip(installed);
+        self.stale && !known.is_some_and(|(config, old)| self.has_forgotten(config, old))
     }
 
     /// The copy is put in.

@@ -380,11 +380,13 @@ impl World {
         self.vanished(host);
     }
 
-    /// An older state of a disk is known by how often it was started: it must not be started more often than what it is an
-    /// older state of (`docs/protocol.md`, "Not done"). The administrator puts in another disk when all faults are over.
+    /// An older state of a disk that has the last configuration which the member is known to have persisted is known by how
+    /// often it was started: it must not be started more often than what it is an older state of (`docs/protocol.md`, "Not
+    /// done"). The administrator puts in another disk when all faults are over.
     fn keeps_running(&self, member: u8) -> bool {
+        let config = self.env.observer.config();
         let node = self.nodes.get(&member);
-        !self.env.healed && node.is_some_and(|node| node.is_stale())
+        !self.env.healed && node.is_some_and(|node| node.must_not_start(config))
     }
 
     /// The host of a member is gone.
@@ -583,7 +585,11 @@ impl World {
                 self.env.queue.after(restart, Event::Open(false));
             }
             // It stays up.
-            Kind::MemberCrash | Kind::MetaRot | Kind::QuickReboot | Kind::ForeignDisk
+            Kind::MemberCrash
+            | Kind::MetaRot
+            | Kind::QuickReboot
+            | Kind::DiskReset
+            | Kind::ForeignDisk
                 if self.keeps_running(member) => {}
             Kind::MemberCrash => {
                 self.crash(member, true);

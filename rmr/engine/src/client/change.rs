@@ -33,6 +33,7 @@ use crate::time::Nanos;
 use crate::time::Time;
 use crate::time::MILLISECOND;
 use rmr_proto::Config;
+use rmr_proto::Epoch;
 use rmr_proto::Incarnation;
 use rmr_proto::Mark;
 use rmr_proto::MemberId;
@@ -227,12 +228,19 @@ impl<M: Memory> Coordinator<M> {
             self.config.as_ref()
         };
         let mut next = base?.clone();
-        next.epoch = if on(Bug::ReuseEpoch) {
+        let number = if on(Bug::ReuseEpoch) {
             next.epoch.next()?
         } else {
             self.used.next()?
         };
         next.clean = false;
+        // What is followed is complete, so all of its receivers have it.
+        for id in next.receivers() {
+            if let Some(place) = next.persisted.get_mut(id.index()) {
+                *place = next.epoch;
+            }
+        }
+        next.epoch = number;
         next.in_sync = next.in_sync.minus(self.dropping);
         next.catching_up = next.catching_up.minus(self.dropping);
         match goal {
@@ -262,11 +270,13 @@ impl<M: Memory> Coordinator<M> {
                 let report = self.peers.get(id.index())?.report.as_ref()?;
                 *next.members.get_mut(id.index())? = Some(report.store);
                 *next.incarnations.get_mut(id.index())? = Incarnation::NONE;
+                *next.persisted.get_mut(id.index())? = Epoch::NONE;
             }
             Admin::Remove(id) => {
                 leaves(next, id);
                 *next.members.get_mut(id.index())? = None;
                 *next.incarnations.get_mut(id.index())? = Incarnation::NONE;
+                *next.persisted.get_mut(id.index())? = Epoch::NONE;
                 next.maintenance = next.maintenance.without(id);
             }
             Admin::Maintenance(id, true) => {

@@ -161,7 +161,8 @@ pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Re
     // Who is in a configuration had promised its generation before that was made.
     let forgot =
         config.receivers().contains(id) && report.promised.number < config.generation.number;
-    let rolled_back = forgot || report.incarnation.is_before(config.incarnation(id));
+    let before = report.incarnation.is_before(config.incarnation(id));
+    let rolled_back = forgot || before || has_forgotten(report, config);
     if rolled_back && !on(Bug::AcceptRolledBack) {
         return Err(Refusal::RolledBack(id));
     }
@@ -173,6 +174,16 @@ pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Re
         return Err(Refusal::Diverged(id));
     }
     Ok(())
+}
+
+/// Whether a member has persisted, as `config` knows, what it knows nothing of: its store is a copy from before (R10). The
+/// numbers of one history grow on every member; those of another one say nothing.
+fn has_forgotten(report: &MemberReport, config: &Config) -> bool {
+    let persisted = config.persisted(report.member);
+    match &report.installed {
+        Some(installed) => config.follows(installed) && installed.epoch < persisted,
+        None => persisted.is_some(),
+    }
 }
 
 /// Whether `members` are more than half of `table`.
@@ -300,6 +311,7 @@ fn first_config<'a>(
             catching_up: MemberSet::EMPTY,
             members: table,
             incarnations,
+            persisted: [Epoch::NONE; MAX_MEMBERS],
             clean: false,
             history: request.history,
             forked_from: None,
@@ -349,7 +361,8 @@ fn next_config<'a>(
             .filter_map(|other| other.report.installed.as_ref())
             .any(|config| {
                 config.store(id) == Some(c.report.store)
-                    && c.report.incarnation.is_before(config.incarnation(id))
+                    && (c.report.incarnation.is_before(config.incarnation(id))
+                        || last.follows(config) && has_forgotten(c.report, config))
             });
         (!rolled_back || on(Bug::AcceptRolledBack)) && acceptable(c, last, &pool).is_ok()
     });
@@ -423,6 +436,13 @@ fn next_config<'a>(
     } else {
         possible.intersection(receivers).with(source)
     };
+    let mut persisted = last.persisted;
+    for report in good.clone().map(|c| c.report) {
+        let installed = report.installed.as_ref().filter(|i| last.follows(i));
+        if let Some(place) = persisted.get_mut(report.member.index()) {
+            *place = installed.map_or(*place, |installed| installed.epoch);
+        }
+    }
     let mut incarnations = last.incarnations;
     for candidate in good.filter(|c| receivers.contains(c.report.member)) {
         if let Some(place) = incarnations.get_mut(candidate.report.member.index()) {
@@ -447,6 +467,7 @@ fn next_config<'a>(
             catching_up: receivers.minus(in_sync),
             members: last.members,
             incarnations,
+            persisted,
             clean: false,
             history,
             forked_from,

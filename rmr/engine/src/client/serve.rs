@@ -295,6 +295,17 @@ impl<M: Memory> Coordinator<M> {
                 None => self.renew(id, turn),
             };
         }
+        // Numbers of one history grow on every member.
+        let installed = self
+            .peers
+            .get(id.index())
+            .and_then(|peer| peer.report.as_ref()?.installed.as_ref());
+        let follows = |installed: &&Config| {
+            let config = self.config.as_ref();
+            config.is_some_and(|config| config.follows(installed))
+        };
+        let epoch = installed.filter(follows).map(|config| config.epoch);
+        self.used = self.used.max(epoch.unwrap_or(self.used));
         let never = self
             .config
             .as_ref()

@@ -406,6 +406,7 @@ mod tests {
                 catching_up: MemberSet::EMPTY,
                 members,
                 incarnations,
+                persisted: [Epoch::NONE; MAX_MEMBERS],
                 clean: false,
                 history: STORE,
                 forked_from: None,

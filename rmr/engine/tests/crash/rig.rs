@@ -394,6 +394,7 @@ impl Rig {
             catching_up: set(catching_up),
             members,
             incarnations,
+            persisted: [Epoch::NONE; MAX_MEMBERS],
             clean: false,
             history: POOL,
             forked_from: None,

@@ -73,6 +73,8 @@ fn target() -> Target {
 }
 
 fn config() -> Config {
+    let mut persisted = [Epoch::NONE; MAX_MEMBERS];
+    persisted[1] = Epoch(7);
     Config {
         generation: Generation {
             number: 6,
@@ -87,6 +89,7 @@ fn config() -> Config {
             epoch: Epoch(4),
         }),
         quorum: Quorum::Majority,
+        persisted,
         ..crate::config::tests::sample()
     }
 }
@@ -139,7 +142,7 @@ fn bytes_on_the_wire() {
     expected.extend(b"rmr-msg\0");
     expected.extend(1u16.to_le_bytes());
     expected.extend(18u16.to_le_bytes());
-    expected.extend(1024u32.to_le_bytes());
+    expected.extend(1280u32.to_le_bytes());
     expected.extend([0; 8]);
     expected.extend([0xaa; 16]);
     expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
@@ -161,9 +164,11 @@ fn bytes_on_the_wire() {
     expected.extend(4u64.to_le_bytes());
     expected.extend([1; 16]);
     expected.extend(5u64.to_le_bytes());
+    expected.extend(0u64.to_le_bytes());
     expected.extend([2; 16]);
     expected.extend(6u64.to_le_bytes());
-    expected.extend([0; 30 * 24]);
+    expected.extend(7u64.to_le_bytes());
+    expected.extend([0; 30 * 32]);
     reseal(&mut expected, HEADER_BYTES);
     let [_, _, install, ..] = samples();
     assert_eq!(encode(&install), expected);
@@ -241,7 +246,7 @@ fn refused_fields() {
     assert_eq!(with(&install, STORE, &[5]), WireError::ConfigHeader);
     assert_eq!(with(&install, 48, &[4]), WireError::ConfigHeader);
     assert_eq!(
-        with(&install, CONFIG, &[0; 848]),
+        with(&install, CONFIG, &[0; 1104]),
         WireError::Missing("configuration")
     );
     assert_eq!(

@@ -102,6 +102,7 @@ fn damaged() {
         catching_up: MemberSet::EMPTY,
         members: core::array::from_fn(|i| Some(Uuid([i as u8 + 1; 16]))),
         incarnations: [Incarnation(1); MAX_MEMBERS],
+        persisted: [Epoch::NONE; MAX_MEMBERS],
         clean: false,
         history: Uuid([1; 16]),
         forked_from: None,
@@ -175,7 +176,7 @@ fn refused_fields() {
         with(FRAME + 40, &[1]),
         RecordError::Config(ConfigError::NotEmpty)
     );
-    assert_eq!(with(FRAME + 888, &[1]), RecordError::Reserved);
+    assert_eq!(with(FRAME + 1144, &[1]), RecordError::Reserved);
     assert_eq!(with(RECORD_BYTES - 1, &[1]), RecordError::Reserved);
 }
 

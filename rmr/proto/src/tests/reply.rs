@@ -143,7 +143,7 @@ fn bytes_on_the_wire() {
     expected.extend(b"rmr-rep\0");
     expected.extend(1u16.to_le_bytes());
     expected.extend(17u16.to_le_bytes());
-    expected.extend(1032u32.to_le_bytes());
+    expected.extend(1288u32.to_le_bytes());
     expected.extend([0; 4]);
     expected.extend([0, 0, 0, 0]);
     expected.extend([1, 0, 1, 0, 2, 0, 0, 0]);
@@ -161,7 +161,7 @@ fn bytes_on_the_wire() {
     expected.extend(64u32.to_le_bytes());
     expected.extend([2, 0, 1, 0]);
     expected.extend(6u64.to_le_bytes());
-    expected.extend([0; 848]);
+    expected.extend([0; 1104]);
     for (first, chunks) in [(7u64, 8u32), (1 << 40, 1)] {
         expected.extend(first.to_le_bytes());
         expected.extend(chunks.to_le_bytes());
@@ -255,8 +255,8 @@ fn refused_fields() {
             WireError::LogExtents(extents)
         );
     }
-    let length = |said| WireError::Length { said, right: 1000 };
-    assert_eq!(with(HEADER + 116, &[1]), length(1000));
+    let length = |said| WireError::Length { said, right: 1256 };
+    assert_eq!(with(HEADER + 116, &[1]), length(1256));
     assert_eq!(with(HEADER + 118, &[3]), WireError::Progress(3, 9));
     assert_eq!(with(HEADER + 119, &[1]), WireError::Reserved);
     let idle = encode(&Reply {
@@ -288,7 +288,7 @@ fn refused_fields() {
         with(20, &Status::Busy.wire().to_le_bytes()),
         WireError::Reserved
     );
-    let run = HEADER + 976;
+    let run = HEADER + 1232;
     assert_eq!(
         with(run + 8, &[0]),
         WireError::Run {
