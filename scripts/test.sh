@@ -51,7 +51,7 @@ vm_section() {
 		[ -x "$RMR_TOP/tests/vm/$test.sh" ] || die "there is no test $test in tests/vm"
 		scripts+=("$RMR_TOP/tests/vm/$test.sh")
 	done
-	KERNEL=$kernel section "$name" "$RMR_TOP/tests/run" --timeout 1200 --results "$results/$name" "${scripts[@]}"
+	KERNEL=$kernel section "$name" "$RMR_TOP/tests/run" --timeout 1800 --results "$results/$name" "${scripts[@]}"
 }
 
 # The test modules are for the virtual machines, too.
