@@ -24,7 +24,7 @@ def sources(*patterns):
 
 def variants(file, enum):
     body = re.search(rf"{enum} \{{\n(.*?)\n\}}", (top / file).read_text(), re.S).group(1)
-    return set(re.findall(r"^    (\w+)(?: = \d+)?,$", body, re.M))
+    return set(re.findall(r"^    (\w+)(?: = \d+, \w+;|,)$", body, re.M))
 
 
 # module::item, anywhere in the document.

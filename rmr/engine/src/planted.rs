@@ -4,11 +4,12 @@
 //!
 //! Each is one fix or one precaution taken out: `if !on(Bug::X) { precaution }`. The number behind its name is how many
 //! random seeds the simulator may need to find it; `sim --plant-all` (`make planted`) fails if it needs more. 0: random seeds do
-//! not find it; unit tests, the museum or the model do, or should. In any build without
+//! not find it; unit tests, the museum or the model do, or should. Then come the rules that it breaks, of which one has to be seen:
+//! what else a run with it does wrong does not count, as that would be luck. In any build without
 //! `--cfg planted`, in the kernel always, [`on`] is the constant `false` and leaves no code behind.
 
 macro_rules! bugs {
-    ($($(#[doc = $doc:literal])* $name:ident = $within:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $within:literal, $rules:ident;)*) => {
         /// A bug that can be planted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Bug {
@@ -32,143 +33,200 @@ macro_rules! bugs {
                     $(Self::$name => $within,)*
                 }
             }
+
+            /// The rules of `tests/checkers` that it breaks, by name: one of them has to be seen broken.
+            pub const fn rules(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$name => $rules,)*
+                }
+            }
         }
     };
 }
 
+/// What was written is gone, or was never written, on some copy or for the reader.
+const DATA: &[&str] = &[
+    "Register",
+    "Corruption",
+    "Durability",
+    "Unmarked",
+    "Unequal",
+];
+/// A difference that nobody remembers, seen on the disks or by a reader.
+const MARKS: &[&str] = &["Unmarked", "Unequal", "Register", "Durability"];
+/// What was to be stable is gone.
+const STABLE: &[&str] = &["Durability", "Register", "Unmarked"];
+/// Two clients, or one of the past.
+const CLIENTS: &[&str] = &[
+    "Superseded",
+    "Register",
+    "Durability",
+    "Fencing",
+    "Reused",
+    "Unmarked",
+];
+/// What may be executed or served.
+const ADMISSION: &[&str] = &["Fencing", "Twice", "Register", "Unmarked"];
+/// Numbers and sets of configurations.
+const CONFIGURATIONS: &[&str] = &[
+    "Reused",
+    "Orphaned",
+    "Fencing",
+    "Superseded",
+    "Register",
+    "Unmarked",
+];
+/// Nothing is lost, but it does not go on, or not in time.
+const TIME: &[&str] = &["Slow", "Stuck", "Frozen", "Storm", "Spinning"];
+/// A member in sync is said to have missed something.
+const LEFT_OVER: &[&str] = &["LeftOver"];
+/// A store whose records nobody damaged cannot be read.
+const READABLE: &[&str] = &["Unreadable"];
+
 bugs! {
     // Client side. The number is that of the finding in the review of the rules.
     /// 2: the configuration is computed from the answers to queries, not from those of promises.
-    DecideOnQuery = 0,
+    DecideOnQuery = 0, CLIENTS;
     /// 3: the next epoch is derived from an unfinished one.
-    DeriveFromUnfinished = 100,
+    DeriveFromUnfinished = 100, CLIENTS;
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
-    FlushOnlyInSync = 2000,
+    FlushOnlyInSync = 2000, STABLE;
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
-    TellOnlyInSync = 0,
+    TellOnlyInSync = 0, MARKS;
     /// 7: a volume goes on with a member that restarted.
-    ResumeFromRestarted = 250,
+    ResumeFromRestarted = 250, DATA;
     /// 8: requests start while a drop is being installed.
-    NoGate = 100,
+    NoGate = 100, MARKS;
     /// 2: a write completes without members that are catching up.
-    CompleteWithoutCatchingUp = 100,
+    CompleteWithoutCatchingUp = 100, DATA;
     /// 8: the chunks of writes in flight are not told at a drop.
-    NoLists = 100,
+    NoLists = 100, MARKS;
     /// 9: a receiver is added while writes are in flight.
-    NoDrain = 100,
+    NoDrain = 100, MARKS;
     /// 11: suspects are told for absent members only.
-    SuspectsForAbsentOnly = 100,
+    SuspectsForAbsentOnly = 100, MARKS;
     /// 14, 15: suspects are not told at all at an attach.
-    NoRelay = 100,
+    NoRelay = 100, MARKS;
     /// 15: a configuration counts without a majority.
-    NoMajority = 0,
+    NoMajority = 0, CLIENTS;
     /// 15: a pool starts without all in-sync members.
-    StartWithoutAllInSync = 100,
+    StartWithoutAllInSync = 100, CLIENTS;
     /// A volume goes on after a forced start, whatever the application was told.
-    ForceOnOpenDevice = 0,
+    ForceOnOpenDevice = 0, DATA;
     /// A member whose removal was not completed stays in sync.
-    LeaverStays = 0,
+    LeaverStays = 0, CLIENTS;
     /// A pool of the same name is taken for the right one.
-    TakeAnyPool = 0,
+    TakeAnyPool = 0, DATA;
     /// 18: a store known to be rolled back is taken.
-    AcceptRolledBack = 0,
+    AcceptRolledBack = 0, DATA;
     /// 16: a store of another history is overwritten unasked.
-    AcceptDiverged = 0,
+    AcceptDiverged = 0, DATA;
     /// 17: a client that was fenced attaches again.
-    IgnoreFence = 100,
+    IgnoreFence = 100, CLIENTS;
     /// 19: reads go to members that are catching up, and they answer.
-    ReadFromCatchingUp = 100,
+    ReadFromCatchingUp = 100, ADMISSION;
     /// 20: a write that failed is not marked.
-    NoMarkOfFailed = 2000,
+    NoMarkOfFailed = 2000, MARKS;
     /// 21: as many extents as one likes in flight.
-    NoExtentBudget = 2000,
+    NoExtentBudget = 2000, TIME;
     /// 23: the in-sync set is kept in spite of suspects.
-    KeepInSync = 100,
+    KeepInSync = 100, MARKS;
     /// Any member may be the source.
-    AnySource = 100,
+    AnySource = 100, DATA;
     /// 14: the suspects of a member that is taken back are dirty nowhere.
-    JoinWithoutSuspects = 100,
+    JoinWithoutSuspects = 100, MARKS;
     /// A member is promoted although it is not ready.
-    PromoteUnready = 100,
+    PromoteUnready = 100, DATA;
     /// A member that is taken back is not told that an episode begins.
-    RejoinWithoutEpisode = 100,
+    RejoinWithoutEpisode = 100, ADMISSION;
     /// A request completes with the first acknowledgement.
-    CompleteOnFirst = 100,
+    CompleteOnFirst = 100, DATA;
     /// Writes count as complete everywhere as soon as they are sent.
-    WatermarkAhead = 100,
+    WatermarkAhead = 100, MARKS;
     /// 3: the number of a configuration that was given up is used again.
-    ReuseEpoch = 250,
+    ReuseEpoch = 250, CONFIGURATIONS;
+    /// 22: the last member in sync is dropped for the error of one request.
+    DropLastForError = 0, TIME;
+    /// 24: a new store gets the place of another one, and nobody has all of it dirty.
+    NewStoreUnmarked = 0, MARKS;
+    /// 24: a store is taken for the one that had its place, by client and member.
+    AcceptOtherStore = 0, DATA;
     /// 28: a member that cannot be taken back is tried again at once.
-    NoPauses = 100,
+    NoPauses = 100, TIME;
     // Storage side.
     /// 18: a page of which something may be missing is believed.
-    TrustSuspicious = 0,
+    TrustSuspicious = 0, MARKS;
     /// After a crash the good copy of a record is overwritten before the other one is repaired.
-    RepairLast = 0,
+    RepairLast = 0, READABLE;
     /// 5: the chunks of the log are not dirty on absent members after a restart.
-    ForgetLogOfAbsent = 100,
+    ForgetLogOfAbsent = 100, MARKS;
     /// 9: the table of executed writes outlives an episode.
-    KeepDuplicates = 100,
+    KeepDuplicates = 100, ADMISSION;
     /// A write does not wait for its extent to be in the log.
-    WriteBeforeLog = 100,
+    WriteBeforeLog = 100, MARKS;
     /// A write does not make its chunks dirty on absent members.
-    NoMarkForAbsent = 100,
+    NoMarkForAbsent = 100, MARKS;
     /// 10: what was pulled overwrites a write that came meanwhile.
-    PullOverWrite = 100,
+    PullOverWrite = 100, DATA;
     /// 10: a write does not wait while what was pulled is being written.
-    WriteIntoPull = 500,
+    WriteIntoPull = 500, DATA;
     /// 21: any extent leaves the log.
-    EvictAnyExtent = 1000,
+    EvictAnyExtent = 1000, MARKS;
     /// 12: extents found in the log at a start are not suspect.
-    ForgetLogAtStart = 100,
+    ForgetLogAtStart = 100, MARKS;
     /// 11: writes above the watermark are not suspect.
-    ForgetRecentWrites = 100,
+    ForgetRecentWrites = 100, MARKS;
     /// 1: a promise changes the generation of what is installed.
-    PromiseRaisesConfig = 100,
+    PromiseRaisesConfig = 100, CLIENTS;
     /// 2: a promise does not let running requests finish.
-    PromiseWithoutDrain = 100,
+    PromiseWithoutDrain = 100, ADMISSION;
     /// 17: a generation is promised to two clients.
-    IgnoreNonce = 1000,
-    /// 6: a message for another incarnation is obeyed.
-    IgnoreIncarnation = 0,
+    IgnoreNonce = 1000, CLIENTS;
+    /// 6: a member that restarted goes on as if it had not, in the incarnation it had and with what was installed. Of these two
+    /// either is enough: in another incarnation it obeys nobody, and what it does not serve cannot be asked for.
+    IgnoreRestart = 0, ADMISSION;
     /// 13: a configuration replaces a newer one.
-    InstallOldEpoch = 100,
+    InstallOldEpoch = 100, CONFIGURATIONS;
     /// 26: what a member vouches for in a promise is not stable.
-    NoPromiseFlush = 100,
+    NoPromiseFlush = 100, STABLE;
     /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
-    NoPromotionFlush = 100,
+    NoPromotionFlush = 100, STABLE;
     /// 29: bitmaps of members in sync are not emptied.
-    KeepBitsOfInSync = 0,
+    KeepBitsOfInSync = 0, LEFT_OVER;
     /// 16: what a member knows the others missed is not dirty on itself.
-    ForgetMissedByOthers = 0,
+    ForgetMissedByOthers = 0, MARKS;
     /// Changed pages of bitmaps are not written.
-    NoPages = 100,
+    NoPages = 100, MARKS;
     /// 18: a record is written once only.
-    OneCopy = 100,
+    OneCopy = 100, DATA;
     /// 5: only the own bitmap is fetched.
-    FetchOnlyOwn = 100,
+    FetchOnlyOwn = 100, DATA;
     /// 10: the own bitmap counts before it was fetched.
-    TrustOwnBitmap = 100,
+    TrustOwnBitmap = 100, DATA;
     /// 13: a clear is obeyed without proof: whoever sends it, under whatever older epoch.
-    IgnoreEpochOfPeers = 500,
+    IgnoreEpochOfPeers = 500, DATA;
     /// 22: anybody is asked for what was missed, and gives it, dirty or not.
-    ServeDirty = 100,
+    ServeDirty = 100, DATA;
+    /// 22: only members in sync are asked for what was missed.
+    PullFromInSyncOnly = 0, TIME;
+    /// 25: a discard is no write: what it changes is dirty nowhere.
+    DiscardUnmarked = 0, MARKS;
     /// What was pulled before chunks were marked counts for them.
-    ProveInSpiteOfMerge = 250,
+    ProveInSpiteOfMerge = 250, DATA;
     /// 10: a chunk is pulled although its last writes may be missing on the source.
-    PullRecent = 250,
+    PullRecent = 250, DATA;
     /// 14: a member goes on after a failed flush, and nothing is suspect.
-    SurviveFailedFlush = 250,
+    SurviveFailedFlush = 250, STABLE;
     /// What was pulled is clean before it is stable.
-    ProveUnflushed = 2000,
+    ProveUnflushed = 2000, STABLE;
     /// What is fetched replaces what was known to be dirty.
-    ReplaceBitmap = 1000,
+    ReplaceBitmap = 1000, MARKS;
     /// A change of the log is not written.
-    LogUnwritten = 100,
+    LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.
-    AckListsEarly = 1000,
+    AckListsEarly = 1000, MARKS;
     /// A promise is answered before it is on disk.
-    PromiseUnwritten = 0,
+    PromiseUnwritten = 0, CLIENTS;
 }
 
 /// Is this bug planted in this thread?

@@ -733,9 +733,15 @@ fn somebody_else_is_meant() {
 fn what_is_read_after_a_failed_flush() {
     let shared: Common =
         Shared::new(&HostMemory, geometry(), HostLock::new(Joiners::new())).unwrap();
-    shared.end_flush(shared.begin_flush(), Status::Ok);
+    let (first, second) = (shared.begin_flush(), shared.begin_flush());
+    assert_eq!(
+        shared.end_flush(shared.begin_flush(), Status::Ok),
+        Status::Ok
+    );
     assert_eq!(shared.end_read(Status::Ok), Status::Ok);
-    shared.end_flush(shared.begin_flush(), Status::Io);
+    assert_eq!(shared.end_flush(first, Status::Io), Status::Io);
+    // It found nothing left to do.
+    assert_eq!(shared.end_flush(second, Status::Ok), Status::Io);
     assert_eq!(shared.end_read(Status::Ok), Status::NotReady);
     assert_eq!(shared.end_read(Status::Medium), Status::Medium);
 }

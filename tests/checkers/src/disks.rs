@@ -11,7 +11,14 @@
 //!
 //! * in `D[m]` of **every** other member in sync of the last complete configuration (or, while one is being installed, of
 //!   that), or
-//! * in `D[m]` of `m` itself, or in what `m` would report as suspect now.
+//! * in `D[m]` of `m` itself, or in what `m` would report as suspect now;
+//! * in `D[s]` of `m`, of a member `s` in sync, while `m` itself receives nothing: what `m` knows that `s` missed. When `m` is taken
+//!   back, that goes into its own D before it counts as a copy (finding 16), and until then nobody reads it; or
+//!
+//! * while `m` is not in sync: in what a member in sync would report as suspect now. Who catches up may pull what a member in sync
+//!   was sent, before it is sent that itself, and prove it. An attach has all members in sync, and puts the suspects of each into D of
+//!   all others but the source (R15); and before one of them is dropped, the chunks of all that is in flight go into D of
+//!   everybody who is not in sync.
 //!
 //! A member that is not up will make suspects of all its activity log, and put that into its D of all others, before it
 //! says anything. So for such a member, as `m` and as keeper of a D, its log counts as well. The log of a member that is
@@ -42,6 +49,8 @@ pub trait Marks {
     /// `member` would report the chunk as suspect if it was promised now: what is durable, and what it knows of the
     /// writes above the watermark.
     fn suspect(&self, member: u8, chunk: u64) -> bool;
+    /// `member` serves a configuration in which it is a receiver.
+    fn receives(&self, member: u8) -> bool;
     /// The extent of the chunk is in the activity log on the disk of `member`.
     fn logged(&self, member: u8, chunk: u64) -> bool;
 }
@@ -499,7 +508,16 @@ impl Disks {
         let mut keepers = members(in_sync & self.table & !crate::bit(member)).peekable();
         let kept = keepers.peek().is_some()
             && keepers.all(|keeper| marks.dirty(keeper, member, chunk) || logged(keeper));
-        kept || marks.dirty(member, member, chunk) || marks.suspect(member, chunk) || logged(member)
+        let told = !contains(in_sync, member)
+            && members(in_sync & self.table).any(|other| marks.suspect(other, chunk));
+        let knows_better = !contains(in_sync, member)
+            && !marks.receives(member)
+            && members(in_sync & self.table).any(|other| marks.dirty(member, other, chunk));
+        kept || marks.dirty(member, member, chunk)
+            || marks.suspect(member, chunk)
+            || logged(member)
+            || knows_better
+            || told
     }
 
     fn describe(&self, sector: u64, marks: &impl Marks) -> String {

@@ -42,6 +42,10 @@ pub enum Rule {
     Storm,
     /// Metadata was written where none may be (R12).
     Cost,
+    /// A member in sync is said to have missed something (R11: its bitmap is empty by definition).
+    LeftOver,
+    /// The metadata of a store cannot be read, though one good copy of each record was left whenever it was damaged.
+    Unreadable,
 }
 
 /// A broken rule.

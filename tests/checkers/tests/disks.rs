@@ -19,6 +19,9 @@ struct Sets {
 }
 
 impl Marks for Sets {
+    fn receives(&self, member: u8) -> bool {
+        self.up(member)
+    }
     fn up(&self, member: u8) -> bool {
         !self.down.contains(&member)
     }
@@ -84,6 +87,27 @@ fn or_by_itself() {
     assert_eq!(rule(missed().check_all(0, &marks)), Some(Rule::Unmarked));
     marks.down.insert(3);
     assert_eq!(rule(missed().check_all(0, &marks)), None);
+}
+
+#[test]
+fn who_is_not_in_sync_knows_what_the_others_missed() {
+    let mut disks = missed();
+    let mut marks = Sets::default();
+    marks.dirty.insert((3, 2, 1));
+    assert_eq!(rule(disks.check_all(0, &marks)), Some(Rule::Unmarked));
+    // Until it is a receiver again.
+    marks.down.insert(3);
+    assert_eq!(rule(disks.check_all(0, &marks)), None);
+}
+
+#[test]
+fn suspects_of_those_in_sync_are_told_to_all() {
+    let mut disks = missed();
+    let mut marks = Sets::default();
+    marks.suspect.insert((2, 1));
+    assert_eq!(rule(disks.check_all(0, &marks)), None);
+    disks.configured(0b111);
+    assert_eq!(rule(disks.check_all(0, &marks)), Some(Rule::Unmarked));
 }
 
 #[test]
@@ -225,7 +249,13 @@ fn oracle(values: &[[u64; 64]; 3], content: &[u64; 64], in_sync: u32, marks: &Se
             let own = marks.dirty(member, member, chunk)
                 || marks.suspect(member, chunk)
                 || (!marks.up(member) && marks.logged(member, chunk));
-            equal || kept || own
+            let outside = !is_in_sync(member);
+            let knows = !marks.receives(member)
+                && others
+                    .iter()
+                    .any(|&other| marks.dirty(member, other, chunk));
+            let told = others.iter().any(|&other| marks.suspect(other, chunk));
+            equal || kept || own || outside && (knows || told)
         })
     })
 }

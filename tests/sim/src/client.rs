@@ -159,6 +159,8 @@ pub struct Client {
     appeared: bool,
     closing: bool,
     over: bool,
+    /// It knows the pool by its name only.
+    by_name: bool,
     /// Commands of the administrator that are not answered.
     commands: u32,
     /// The last one was refused.
@@ -187,19 +189,22 @@ impl Client {
             appeared: false,
             closing: false,
             over: false,
+            by_name: false,
             commands: 0,
             refused: false,
             rolled_back: MemberSet::EMPTY,
         })
     }
 
-    /// Attaches to the pool of these members; `pool` is nil if nobody knows its UUID yet.
+    /// Attaches to a pool, in the hosts of these members; `pool` is nil if its UUID is not known, and `named` are the members it
+    /// is said to have then.
     pub fn open(
         &mut self,
         env: &mut Env,
         workload: &mut Workload,
         pool: Uuid,
         members: &[u8],
+        named: MemberSet,
         takeover: bool,
     ) {
         let Some(name) = store::name() else { return };
@@ -209,10 +214,7 @@ impl Client {
         let options = Options {
             name,
             pool,
-            members: members
-                .iter()
-                .filter_map(|&member| MemberId::new(member.into()))
-                .collect::<MemberSet>(),
+            members: named,
             equal: true,
             quorum: if env.plan.quorum {
                 Quorum::Majority
@@ -228,6 +230,7 @@ impl Client {
             takeover,
             max_backoff: 60 * SECOND,
         };
+        self.by_name = pool.is_nil();
         let random = Random {
             nonce,
             history: Uuid::from_random(env.uuids.bytes()),
@@ -354,6 +357,11 @@ impl Client {
     /// Whether it cannot start, for now.
     pub fn is_waiting(&self) -> bool {
         matches!(self.coordinator.state(), State::Attaching | State::Held)
+    }
+
+    /// Whether it knows no more of the pool than a name, and does not find it.
+    pub fn is_lost_for_name(&self) -> bool {
+        self.by_name && !self.appeared && self.is_waiting()
     }
 
     /// Whether a command of the administrator is under way.

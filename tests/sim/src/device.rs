@@ -14,6 +14,7 @@ use rmr_proto::Layout;
 use rmr_proto::MemberId;
 use rmr_proto::Uuid;
 use rmr_proto::LOG_PAGES;
+use std::collections::BTreeSet;
 
 /// A disk with a store, in the host of a member.
 #[derive(Clone, Debug, Hash)]
@@ -30,6 +31,8 @@ pub struct Device {
     slow_until: Nanos,
     /// Accesses in order: metadata is written one after the other.
     busy_until: Nanos,
+    /// Copies of records that were damaged when the engine read them.
+    known: BTreeSet<u64>,
 }
 
 impl Device {
@@ -42,6 +45,7 @@ impl Device {
             hung_until: 0,
             slow_until: 0,
             busy_until: 0,
+            known: BTreeSet::new(),
         }
     }
 
@@ -115,7 +119,7 @@ impl Device {
         match failing {
             Failing::Lost => {
                 let twin = twin(layout, offset)?;
-                (!self.disk.is_damaged(twin) && !self.disk.is_damaged(offset)).then_some(failing)
+                (self.disk.is_whole(twin) && !self.disk.is_damaged(offset)).then_some(failing)
             }
             Failing::Misdirected(_) => {
                 let twin = twin(layout, offset)?;
@@ -123,7 +127,7 @@ impl Device {
                 let other = self::twin(layout, elsewhere)?;
                 let good = [twin, offset, other, elsewhere]
                     .iter()
-                    .all(|&place| !self.disk.is_damaged(place))
+                    .all(|&place| self.disk.is_whole(place))
                     && elsewhere != offset
                     && elsewhere != twin;
                 good.then_some(Failing::Misdirected(elsewhere))
@@ -132,16 +136,44 @@ impl Device {
         }
     }
 
-    /// Damages one copy of a record that has another good one; of a member that is down.
+    /// Damages one copy of a record that has another good one; of a member that is down. Of a page, the first copy may also be
+    /// damaged while the second one is of an older version, as a write of it was lost: that can be seen, and is to be taken as "something
+    /// is missing" (R14), while it would be too much for the epoch record (R19).
     pub fn rot(&mut self, env: &mut Env, layout: &Layout) {
-        let Some(offset) = env.disk.pick(&places(layout)) else {
+        let places = places(layout);
+        let pages = places.get(FIRST_PAGE..).unwrap_or_default();
+        let is_used = |offset| self.disk.record(offset).iter().any(|&byte| byte != 0);
+        let is_older = |offset| self.disk.is_outdated(offset) && is_used(offset);
+        let mut doubtful = Vec::new();
+        for copies in pages.chunks_exact(2) {
+            if let &[first, second] = copies {
+                if self.disk.is_whole(first) && is_older(second) {
+                    doubtful.push(first);
+                }
+            }
+        }
+        if let Some(offset) = env.disk.pick(&doubtful) {
+            self.disk.rot(offset, &mut env.disk);
+            return;
+        }
+        let Some(offset) = env.disk.pick(&places) else {
             return;
         };
         let twin = twin(layout, offset).unwrap_or(offset);
-        let used = self.disk.record(offset).iter().any(|&byte| byte != 0);
-        if used && !self.disk.is_damaged(twin) && !self.disk.is_damaged(offset) {
+        let used = is_used(offset) && is_used(twin);
+        if used && self.disk.is_whole(twin) && !self.disk.is_damaged(offset) {
             self.disk.rot(offset, &mut env.disk);
         }
+    }
+
+    /// The engine reads all records: what is damaged is known from now on, and to be repaired before anything else can go wrong.
+    pub fn starts(&mut self) {
+        self.known.clone_from(self.disk.damaged());
+    }
+
+    /// Whether there is damage that the engine cannot know of.
+    pub fn has_unknown_damage(&self) -> bool {
+        !self.disk.damaged().is_subset(&self.known)
     }
 
     /// Nothing is done for a while.
@@ -161,6 +193,9 @@ impl Device {
         self.disk.heal(true);
     }
 }
+
+/// Place of the first page of a log among [`places`].
+const FIRST_PAGE: usize = 4;
 
 /// Offsets of all copies of records that are in use early: superblock, epoch record, first pages.
 fn places(layout: &Layout) -> Vec<u64> {

@@ -79,6 +79,10 @@ pub struct Disk {
     unwritable: BTreeSet<u64>,
     /// Records of which one copy is damaged, by the place of the copy.
     damaged: BTreeSet<u64>,
+    /// Those of them of which a write was lost: they are older than they should be.
+    outdated: BTreeSet<u64>,
+    /// Copies of which a part was written.
+    torn: BTreeSet<u64>,
 }
 
 impl Disk {
@@ -93,6 +97,8 @@ impl Disk {
             unreadable: BTreeSet::new(),
             unwritable: BTreeSet::new(),
             damaged: BTreeSet::new(),
+            outdated: BTreeSet::new(),
+            torn: BTreeSet::new(),
         }
     }
 
@@ -165,9 +171,12 @@ impl Disk {
                 }
                 Failing::Lost => {
                     self.damaged.insert(offset);
+                    self.outdated.insert(offset);
                 }
                 Failing::Misdirected(elsewhere) => {
                     self.damaged.extend([offset, elsewhere]);
+                    self.outdated.insert(offset);
+                    self.outdated.remove(&elsewhere);
                     self.put_silently(elsewhere, &record, 0);
                 }
             },
@@ -191,12 +200,17 @@ impl Disk {
                     }
                 }
                 Access::Meta(offset, record) => {
-                    let skip = match random.below(3) {
+                    let skip = match random.below(4) {
                         0 => 0xff,
                         1 => 0,
                         _ => random.any() as u8,
                     };
                     self.put(offset, &record, skip);
+                    // The sector that was being written when the power went may be neither old nor new.
+                    if power && random.chance(1, 3) {
+                        self.spoil(offset, random);
+                        self.torn.insert(offset);
+                    }
                 }
                 Access::Read(..) | Access::Flush => {}
             }
@@ -251,13 +265,26 @@ impl Disk {
         self.damaged.contains(&offset)
     }
 
+    /// Whether the copy at this offset is as it was written last: neither damaged nor torn.
+    pub fn is_whole(&self, offset: u64) -> bool {
+        !self.damaged.contains(&offset) && !self.torn.contains(&offset)
+    }
+
+    /// Whether a write of this copy was lost, and what it held before is still there.
+    pub fn is_outdated(&self, offset: u64) -> bool {
+        self.outdated.contains(&offset) && !self.torn.contains(&offset)
+    }
+
+    /// Copies that are damaged.
+    pub fn damaged(&self) -> &BTreeSet<u64> {
+        &self.damaged
+    }
+
     /// Makes a copy of a record unreadable.
     pub fn rot(&mut self, offset: u64, random: &mut Random) {
-        let mut record = *self.record(offset);
-        let place = random.below(RECORD_BYTES as u64) as usize;
-        record[place] ^= 1 << random.below(8);
-        self.put_silently(offset, &record, 0);
+        self.spoil(offset, random);
         self.damaged.insert(offset);
+        self.outdated.remove(&offset);
     }
 
     /// From now on these sectors of data cannot be written.
@@ -275,10 +302,27 @@ impl Disk {
 
     /// Puts a record; `skip` has a bit for each sector that is not written.
     fn put(&mut self, offset: u64, record: &Record, skip: u8) {
-        if skip == 0 {
-            self.damaged.remove(&offset);
+        match skip {
+            0 => {
+                self.damaged.remove(&offset);
+                self.outdated.remove(&offset);
+                self.torn.remove(&offset);
+            }
+            // Nothing was done.
+            0xff => {}
+            _ => {
+                self.torn.insert(offset);
+            }
         }
         self.put_silently(offset, record, skip);
+    }
+
+    /// Changes a bit of a record.
+    fn spoil(&mut self, offset: u64, random: &mut Random) {
+        let mut record = *self.record(offset);
+        let place = random.below(RECORD_BYTES as u64) as usize;
+        record[place] ^= 1 << random.below(8);
+        self.put_silently(offset, &record, 0);
     }
 
     fn put_silently(&mut self, offset: u64, record: &Record, skip: u8) {

@@ -58,6 +58,8 @@ kinds! {
     Detach = "detach",
     /// A member crashes and loses what its disk had not made stable.
     MemberCrash = "member-crash",
+    /// A member crashes again and again, each time while it starts.
+    CrashLoop = "crash-loop",
     /// A member restarts in less time than anyone needs to notice; its disk keeps everything.
     QuickReboot = "quick-reboot",
     /// A member pauses, and goes on later.
@@ -100,6 +102,10 @@ kinds! {
     Admin = "admin",
     /// A member is added or removed.
     Table = "table",
+    /// The administrator forces a start without those who are away, and later gives up what they have.
+    Force = "force",
+    /// The device is opened by the name of the pool, which another pool may have.
+    ByName = "by-name",
 }
 
 impl Kind {
@@ -118,6 +124,7 @@ impl Kind {
                 | Kind::WriteMedium
                 | Kind::FlushFail
                 | Kind::NoMemory
+                | Kind::ByName
         )
     }
 }

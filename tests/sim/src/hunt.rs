@@ -2,8 +2,9 @@
 
 //! The hunt: each bug that can be planted has to be found by random seeds, within its stated number.
 //!
-//! A seed finds a bug if the run with the bug breaks a rule and the same run without it breaks none. A panic does not
-//! count: the engine has none on purpose, so it would be an accident of how the bug is planted.
+//! A seed finds a bug if the run with the bug breaks one of the rules that the bug is against, and the same run without it breaks
+//! none. What else it breaks does not count, and a panic never does: the engine has none on purpose, so it would be an accident of
+//! how the bug is planted.
 
 use crate::plan::Cut;
 use crate::run::run;
@@ -85,9 +86,11 @@ impl Hunt {
         while tried < seeds && found.is_none() {
             let seed = self.first + tried;
             tried += 1;
-            let first = self.run(seed, Some(bug)).into_iter().next();
-            found = first
-                .filter(|wrong| wrong.rule != "Panic" && self.is_clean(seed))
+            let all = self.run(seed, Some(bug)).into_iter();
+            let expected = |wrong: &Wrong| bug.rules().contains(&wrong.rule.as_str());
+            found = all
+                .filter(expected)
+                .find(|_| self.is_clean(seed))
                 .map(|wrong| (seed, wrong));
         }
         Catch {

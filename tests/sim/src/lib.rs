@@ -23,6 +23,7 @@ pub mod run;
 pub mod scene;
 pub mod shrink;
 pub mod store;
+pub mod story;
 pub mod trace;
 pub mod workload;
 pub mod world;

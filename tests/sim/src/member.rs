@@ -25,6 +25,8 @@ use crate::random::Random;
 use crate::store;
 use crate::store::Crc;
 use crate::store::Image;
+use rmr_checkers::Rule;
+use rmr_checkers::Violation;
 use rmr_engine::admission;
 use rmr_engine::dedupe::Joiners;
 use rmr_engine::memory::HostMemory;
@@ -299,6 +301,8 @@ pub struct Node {
     copy: Option<Device>,
     lost: bool,
     stale: bool,
+    /// It has gone further in a history that the pool has given up.
+    diverged: bool,
     /// Number of the run of its host.
     boot: u64,
     up: bool,
@@ -340,6 +344,7 @@ impl Node {
             copy: None,
             lost: false,
             stale: false,
+            diverged: false,
             boot: 0,
             up: false,
             running: None,
@@ -390,8 +395,9 @@ impl Node {
             return false;
         };
         // A disk that is gone, is of the past or cannot be read is neither a copy nor a keeper of marks, until the pool
-        // takes its store; that others are left is seen to when a disk is taken away.
-        if self.lost || self.stale || !self.image.readable {
+        // takes its store; that others are left is seen to when a disk is taken away. One that has diverged was given up by
+        // the administrator who forced the start: it is taken only with all that it has discarded.
+        if self.lost || self.stale || self.diverged || !self.image.readable {
             return true;
         }
         match self.engine() {
@@ -406,6 +412,11 @@ impl Node {
     pub fn suspect(&self, chunk: u64) -> bool {
         self.engine()
             .is_some_and(|engine| engine.member.suspect(&engine.hot, chunk))
+    }
+
+    /// Whether it serves, as a receiver.
+    pub fn receives(&self) -> bool {
+        self.engine().is_some_and(|engine| engine.serving.is_some())
     }
 
     /// Whether a chunk is in its log on disk.
@@ -443,6 +454,7 @@ impl Node {
             // Another one at each start is all that is asked for.
             salt: self.boot as u32,
         };
+        self.device.starts();
         let reader = &mut DiskReader(&self.device.disk);
         match Member::start(&HostMemory, info, &hot, reader) {
             Ok(member) => {
@@ -456,6 +468,21 @@ impl Node {
                 self.tell(env, Todo::Started);
             }
             Err(why) => env.line(&self.host, format_args!("store refused: {why:?}")),
+        }
+    }
+
+    /// What is on its disk after it went down; `ran`: the engine could read it before. One copy of each record is always good, as far as the engine could know: so they
+    /// can be read.
+    fn look_at_crashed_disk(&mut self, env: &mut Env, ran: bool) {
+        self.look_at_disk();
+        if ran && self.aside.is_none() && !self.image.readable && !self.device.has_unknown_damage()
+        {
+            let what = format!("member {} cannot read its records any more", self.member);
+            env.observer.violate(Violation {
+                rule: Rule::Unreadable,
+                time: env.queue.now(),
+                what,
+            });
         }
     }
 
@@ -473,9 +500,10 @@ impl Node {
 
     fn gone(&mut self, env: &mut Env, done: &Done) {
         self.up = false;
+        let ran = self.running.is_some();
         self.stop_engine();
         self.show(env, done);
-        self.look_at_disk();
+        self.look_at_crashed_disk(env, ran);
         env.observer.restarted(self.member, 0);
     }
 
@@ -495,10 +523,11 @@ impl Node {
     /// The disk was reset under it, or its metadata could not be written: the engine starts again.
     fn restart_engine(&mut self, env: &mut Env, power: bool) {
         self.boot += 1;
+        let ran = self.running.is_some();
         self.stop_engine();
         let done = self.device.disk.crash(power, &mut env.random);
         self.show(env, &done);
-        self.look_at_disk();
+        self.look_at_crashed_disk(env, ran);
         env.observer.restarted(self.member, 0);
         self.start_engine(env);
     }
@@ -536,6 +565,29 @@ impl Node {
     /// Whether a disk of another pool is in.
     pub fn has_foreign(&self) -> bool {
         self.aside.is_some()
+    }
+
+    /// Compares what is installed with the newest complete configuration: is it of a history that was given up?
+    pub fn judge(&mut self, config: &Config) {
+        let installed = self
+            .image
+            .record()
+            .and_then(|record| record.installed.as_ref());
+        self.diverged = installed.is_some_and(|installed| !config.follows(installed));
+    }
+
+    /// Whether what is installed is of another history than this configuration.
+    pub fn is_of_another_history(&self, config: &Config) -> bool {
+        let installed = self
+            .image
+            .record()
+            .and_then(|record| record.installed.as_ref());
+        installed.is_some_and(|installed| installed.history != config.history)
+    }
+
+    /// Whether it has gone further in a history that the pool has given up.
+    pub fn is_diverged(&self) -> bool {
+        self.diverged
     }
 
     /// Whether its store may be refused for good: an older state of itself, or unreadable.
@@ -727,10 +779,11 @@ impl Node {
         match what {
             For::Task(task) => self.task_done(env, task, done.status, &done.values),
             For::Flush(task, mark) => {
-                if let Some(engine) = &self.running {
-                    engine.hot.end_flush(mark, done.status);
-                }
-                self.finish_task(env, task, done.status, &[]);
+                let status = match &self.running {
+                    Some(engine) => engine.hot.end_flush(mark, done.status),
+                    None => done.status,
+                };
+                self.finish_task(env, task, status, &[]);
             }
             For::Meta(offset, record) => {
                 if result.is_ok() {
@@ -1214,6 +1267,19 @@ impl Node {
                     (kind, status, promised, own)
                 {
                     env.observer.promised(now, self.member, promised);
+                    // It counts when it is on disk (R8).
+                    let known = self.image.record();
+                    if known.is_some_and(|record| record.promised != promised) {
+                        let what = format!(
+                            "member {} says that it promised generation {}, which is not on its disk",
+                            self.member, promised.number
+                        );
+                        env.observer.violate(Violation {
+                            rule: Rule::Fencing,
+                            time: now,
+                            what,
+                        });
+                    }
                 }
                 let answer = Answer {
                     status: Status::Ok,
@@ -1296,10 +1362,11 @@ impl Node {
             Act::Failed(status) => {
                 env.line(&self.host, format_args!("its store failed: {status:?}"));
                 self.up = false;
+                let ran = self.running.is_some();
                 self.stop_engine();
                 let done = self.device.disk.crash(false, &mut env.random);
                 self.show(env, &done);
-                self.look_at_disk();
+                self.look_at_crashed_disk(env, ran);
                 env.observer.restarted(self.member, 0);
                 let after = env.random.scaled(MS, SECOND);
                 env.queue.after(after, WorldEvent::Start(self.member));

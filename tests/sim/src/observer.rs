@@ -399,6 +399,20 @@ impl Observer {
             return;
         }
         last.installed = Some(name);
+        // Whoever installs a configuration empties the bitmaps of its members in sync, before a write can mark them again.
+        let missed = record.bitmaps.union(record.all_dirty);
+        let left_over = missed.intersection(config.in_sync);
+        if !left_over.is_empty() {
+            let what = format!(
+                "member {member} installed epoch {} with bitmaps of {left_over}, who are in sync",
+                name.2
+            );
+            self.violate(Violation {
+                rule: Rule::LeftOver,
+                time: now,
+                what,
+            });
+        }
         self.pulled.retain(|&(of, _)| of != member);
         let new = Configuration {
             generation: (name.0, name.1),

@@ -10,6 +10,7 @@ use crate::faults::Kinds;
 use crate::queue::Nanos;
 use crate::random::Purpose;
 use crate::random::Random;
+use crate::story;
 use rmr_proto::Geometry;
 use rmr_proto::BITMAP_PAGE_CHUNKS;
 use rmr_proto::EXTENT_SHIFT;
@@ -84,11 +85,13 @@ pub struct Planned {
     pub at: Nanos,
     /// What.
     pub kind: Kind,
+    /// Whom; drawn when it hits if `None`.
+    pub whom: Option<u8>,
     /// What it waits for from then on, so that it hits in the middle of what takes microseconds.
     pub wait: Option<Wait>,
     /// For how long, where it lasts.
     pub span: Nanos,
-    /// Whom and how, drawn here so that it is the same whatever else is left out.
+    /// How, and whom if that is not said, drawn here so that it is the same whatever else is left out.
     pub dice: u64,
 }
 
@@ -117,6 +120,26 @@ pub struct Rates {
     pub flush_fail: u32,
     /// Allocations that fail.
     pub no_memory: u32,
+}
+
+impl Rates {
+    /// Those of these kinds.
+    fn of(self, kinds: Kinds) -> Rates {
+        let only = |kind, rate| if kinds.contains(kind) { rate } else { 0 };
+        Rates {
+            loss: only(Kind::Loss, self.loss),
+            delay: only(Kind::Delay, self.delay),
+            duplicate: only(Kind::Duplicate, self.duplicate),
+            failover: only(Kind::Failover, self.failover),
+            meta_fail: only(Kind::MetaFail, self.meta_fail),
+            meta_lost: only(Kind::MetaLost, self.meta_lost),
+            meta_misdirected: only(Kind::MetaMisdirected, self.meta_misdirected),
+            read_medium: only(Kind::ReadMedium, self.read_medium),
+            write_medium: only(Kind::WriteMedium, self.write_medium),
+            flush_fail: only(Kind::FlushFail, self.flush_fail),
+            no_memory: only(Kind::NoMemory, self.no_memory),
+        }
+    }
 }
 
 /// The workload.
@@ -252,14 +275,11 @@ impl Plan {
             .iter()
             .copied()
             .filter(|_| random.chance(share, 12) && !calm)
+            // Only in a story. While two histories go on at once, nobody can say what is right.
+            .filter(|&kind| kind != Kind::Force)
             .collect();
-        let kinds: Kinds = drawn
-            .iter()
-            .filter(|&kind| allowed.contains(kind) && !cut.without.contains(kind))
-            .collect();
-        let rates = Plan::draw_rates(random, kinds);
-        let mut faults = Plan::draw_faults(random, drawn, heal, share);
-        faults.retain(|fault| kinds.contains(fault.kind) && !cut.faults.contains(&fault.place));
+        let rates = Plan::draw_rates(random, drawn);
+        let faults = Plan::draw_faults(random, drawn, heal, share);
         let mut plan = Plan {
             seed,
             members,
@@ -277,15 +297,35 @@ impl Plan {
             rates,
             faults,
             heal,
-            kinds,
+            kinds: drawn,
         };
-        if let Some(ops) = cut.ops {
-            plan.work.ops = plan.work.ops.min(ops);
+        let mut random = Random::new(seed, Purpose::Story);
+        if random.chance(1, 4) && !calm {
+            story::tell(&mut plan, &mut random);
         }
+        plan.cut(allowed, cut);
         plan
     }
 
-    fn draw_work(random: &mut Random, heal: Nanos) -> Work {
+    /// Leaves out what is not wanted.
+    fn cut(&mut self, allowed: Kinds, cut: &Cut) {
+        let is_in = |kind| allowed.contains(kind) && !cut.without.contains(kind);
+        self.kinds = self.kinds.iter().filter(|&kind| is_in(kind)).collect();
+        self.rates = self.rates.of(self.kinds);
+        self.faults.sort_by_key(|fault| fault.at);
+        for (place, fault) in self.faults.iter_mut().enumerate() {
+            fault.place = place;
+        }
+        let kinds = self.kinds;
+        self.faults
+            .retain(|fault| kinds.contains(fault.kind) && !cut.faults.contains(&fault.place));
+        if let Some(ops) = cut.ops {
+            self.work.ops = self.work.ops.min(ops);
+        }
+    }
+
+    /// Draws a workload that lasts about until `heal`.
+    pub(crate) fn draw_work(random: &mut Random, heal: Nanos) -> Work {
         let ops = random.scaled(50, 3000);
         let average = heal / ops;
         let burst = random.scaled(2, 32);
@@ -309,27 +349,21 @@ impl Plan {
     }
 
     fn draw_rates(random: &mut Random, kinds: Kinds) -> Rates {
-        let mut rate = |kind, high| {
-            let ppm = random.scaled(100, high) as u32;
-            if kinds.contains(kind) {
-                ppm
-            } else {
-                0
-            }
+        let mut rate = |high| random.scaled(100, high) as u32;
+        let all = Rates {
+            loss: rate(20_000),
+            delay: rate(100_000),
+            duplicate: rate(100_000),
+            failover: rate(20_000),
+            meta_fail: rate(5_000),
+            meta_lost: rate(100_000),
+            meta_misdirected: rate(100_000),
+            read_medium: rate(20_000),
+            write_medium: rate(5_000),
+            flush_fail: rate(50_000),
+            no_memory: rate(20_000),
         };
-        Rates {
-            loss: rate(Kind::Loss, 20_000),
-            delay: rate(Kind::Delay, 100_000),
-            duplicate: rate(Kind::Duplicate, 100_000),
-            failover: rate(Kind::Failover, 20_000),
-            meta_fail: rate(Kind::MetaFail, 5_000),
-            meta_lost: rate(Kind::MetaLost, 100_000),
-            meta_misdirected: rate(Kind::MetaMisdirected, 100_000),
-            read_medium: rate(Kind::ReadMedium, 20_000),
-            write_medium: rate(Kind::WriteMedium, 5_000),
-            flush_fail: rate(Kind::FlushFail, 50_000),
-            no_memory: rate(Kind::NoMemory, 20_000),
-        }
+        all.of(kinds)
     }
 
     fn draw_faults(random: &mut Random, drawn: Kinds, heal: Nanos, share: u64) -> Vec<Planned> {
@@ -349,14 +383,11 @@ impl Plan {
                 place: 0,
                 at,
                 kind,
+                whom: None,
                 wait,
                 span,
                 dice,
             }));
-        }
-        faults.sort_by_key(|fault| fault.at);
-        for (place, fault) in faults.iter_mut().enumerate() {
-            fault.place = place;
         }
         faults
     }

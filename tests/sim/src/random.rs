@@ -27,6 +27,8 @@ pub enum Purpose {
     Engine = 6,
     /// Moments that faults wait for.
     Moment = 7,
+    /// A story, instead of single faults.
+    Story = 8,
 }
 
 /// A stream of numbers.

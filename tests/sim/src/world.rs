@@ -33,6 +33,7 @@ use rmr_engine::client::OnNoData;
 use rmr_engine::time::Time;
 use rmr_proto::Config;
 use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -63,6 +64,10 @@ pub struct World {
     turn: usize,
     /// The administrator has given up a history.
     forced: bool,
+    /// Until then the administrator forces a start without those who are away.
+    forces: Nanos,
+    /// Members that the administrator keeps away from the device since it was opened, until it serves.
+    kept_away: BTreeSet<u8>,
     /// Reads that were made at the end, to see all that was written.
     read_back: bool,
     /// Faults that wait for a moment, and for which.
@@ -90,6 +95,10 @@ impl Marks for Remembered<'_> {
     fn logged(&self, member: u8, chunk: u64) -> bool {
         self.0.get(&member).is_some_and(|node| node.logged(chunk))
     }
+
+    fn receives(&self, member: u8) -> bool {
+        self.0.get(&member).is_some_and(|node| node.receives())
+    }
 }
 
 impl World {
@@ -111,6 +120,8 @@ impl World {
             wanted,
             turn: 0,
             forced: false,
+            forces: 0,
+            kept_away: BTreeSet::new(),
             read_back: false,
             armed: Vec::new(),
         }
@@ -137,6 +148,7 @@ impl World {
         self.step(event);
         self.release();
         self.env.plan_network();
+        self.judge();
         let now = self.env.now();
         self.env.observer.check(now, &Remembered(&self.nodes));
         if !self.env.observer.violations().is_empty() || !self.env.wrong.is_empty() {
@@ -147,6 +159,18 @@ impl World {
             return false;
         }
         true
+    }
+
+    /// Who has diverged, after a forced start.
+    fn judge(&mut self) {
+        if !self.forced {
+            return;
+        }
+        if let Some(config) = self.env.observer.config() {
+            for node in self.nodes.values_mut() {
+                node.judge(config);
+            }
+        }
     }
 
     pub(crate) fn begin(&mut self) {
@@ -240,7 +264,10 @@ impl World {
             Event::Open(takeover) => self.open(takeover),
             Event::PutBack(member) => self.put_back(member),
             Event::Restore(member) => self.restore(member),
-            Event::Tend => self.tend(),
+            Event::Tend => {
+                self.env.queue.after(TEND, Event::Tend);
+                self.tend();
+            }
             Event::Admit(member) => {
                 if let Some(id) = MemberId::new(member.into()) {
                     self.command(Admin::Maintenance(id, false));
@@ -433,8 +460,27 @@ impl World {
             Some(_) => self.nodes.values().find_map(|node| node.pool()),
             None => None,
         };
-        let pool = pool.unwrap_or(Uuid::NIL);
-        client.open(&mut self.env, &mut self.workload, pool, &members, takeover);
+        let by_name = self.env.plan.kinds.contains(Kind::ByName) && !self.env.healed;
+        let pool = pool.filter(|_| !by_name).unwrap_or(Uuid::NIL);
+        // And who is in it.
+        let named = match self.env.observer.config() {
+            Some(config) => config.table(),
+            None => (members.iter())
+                .filter_map(|&member| MemberId::new(member.into()))
+                .collect(),
+        };
+        // Who knows nothing of a start that was forced without it could start what was given up: the administrator who did
+        // that keeps it away until the pool serves.
+        let (away, near) = match self.env.observer.config() {
+            Some(config) if self.forced => members.iter().partition(|member| {
+                let node = self.nodes.get(member);
+                node.is_some_and(|node| node.is_of_another_history(config))
+            }),
+            _ => (Vec::new(), members),
+        };
+        self.kept_away = away.into_iter().collect();
+        let (env, workload) = (&mut self.env, &mut self.workload);
+        client.open(env, workload, pool, &near, named, takeover);
         for thread in 0..self.env.plan.work.depth {
             self.env.queue.after(0, Event::Work(opening, thread));
         }
@@ -518,6 +564,7 @@ impl World {
         let Some(member) = random.pick(&members) else {
             return;
         };
+        let member = fault.whom.unwrap_or(member);
         let host = Host::Member(member);
         let current = Host::Client(self.env.current);
         let hosts: Vec<Host> = std::iter::once(current)
@@ -525,10 +572,21 @@ impl World {
             .collect();
         let other = random
             .pick(&hosts)
-            .filter(|&other| other != host)
+            .filter(|&other| other != host && fault.whom.is_none())
             .unwrap_or(current);
         let restart = random.scaled(5 * MS, 10 * SECOND);
         match kind {
+            Kind::Partition if fault.whom.is_some() => {
+                // The client and this member are cut off from the others, and from the next client.
+                let next = Host::Client(self.env.current + 1);
+                for &left in &[current, host] {
+                    let others = hosts.iter().copied().chain([next]);
+                    for right in others.filter(|other| ![current, host].contains(other)) {
+                        self.env.network.block(now, left, right, span);
+                        self.env.network.block(now, right, left, span);
+                    }
+                }
+            }
             Kind::Partition if random.chance(1, 3) => {
                 // Two halves; the next client to open the device is in one of them, too.
                 let next = Host::Client(self.env.current + 1);
@@ -577,7 +635,13 @@ impl World {
                 if random.chance(1, 2) {
                     self.pause(current, span);
                 }
-                let after = random.scaled(US, SECOND);
+                // Some wait for a moment, and hit it.
+                let longest = if fault.whom.is_some() {
+                    10 * self.env.plan.latency
+                } else {
+                    SECOND
+                };
+                let after = random.scaled(US, longest);
                 self.env.queue.after(after, Event::Open(true));
             }
             Kind::Detach => {
@@ -586,6 +650,7 @@ impl World {
             }
             // It stays up.
             Kind::MemberCrash
+            | Kind::CrashLoop
             | Kind::MetaRot
             | Kind::QuickReboot
             | Kind::DiskReset
@@ -599,6 +664,18 @@ impl World {
                     let again = restart + random.scaled(self.env.plan.access, 20 * MS);
                     self.env.queue.after(again, Event::Crash(member));
                     self.env.queue.after(again + SECOND, Event::Start(member));
+                }
+            }
+            Kind::CrashLoop => {
+                self.crash(member, true);
+                // In the middle of the first writes of metadata.
+                let mut at = random.scaled(MS, 100 * MS);
+                self.env.queue.after(at, Event::Start(member));
+                for _ in 0..random.between(1, 16) {
+                    at += random.between(1, 6 * self.env.plan.access);
+                    self.env.queue.after(at, Event::Crash(member));
+                    at += random.scaled(MS, 100 * MS);
+                    self.env.queue.after(at, Event::Start(member));
                 }
             }
             Kind::MetaRot => {
@@ -637,7 +714,11 @@ impl World {
                 self.env.queue.after(restart, Event::Open(true));
             }
             Kind::Admin => self.admin(member, span, random),
-            Kind::Table => self.change_table(member, random),
+            Kind::Table => self.change_table(member, fault.whom.is_some(), random),
+            Kind::Force => {
+                self.forces = self.forces.max(now + span);
+                self.tend();
+            }
             Kind::EmptyDisk => {
                 if self.can_lose(member) {
                     self.crash(member, true);
@@ -727,13 +808,19 @@ impl World {
         }
     }
 
-    fn change_table(&mut self, member: u8, random: &mut Random) {
+    /// `leaves`: it is this member that leaves, and at once, if it can; all but the last one can.
+    fn change_table(&mut self, member: u8, leaves: bool, random: &mut Random) {
         // A pool that was never started has no table but what is named when it is.
         if self.env.observer.config().is_none() {
             return;
         }
         let next = self.nodes.len() as u8 + 1;
-        if random.chance(1, 2) && next <= MOST_MEMBERS {
+        // Of a pool with a quorum two have to be left: one alone cannot take in another.
+        let fewest = if self.env.plan.quorum { 2 } else { 1 };
+        if leaves && self.wanted.len() > fewest && self.wanted.contains(&member) {
+            self.wanted.remove(&member);
+            self.tend();
+        } else if random.chance(1, 2) && next <= MOST_MEMBERS {
             self.add_member();
         } else if self.wanted.len() > 2 && self.wanted.contains(&member) {
             self.wanted.remove(&member);
@@ -814,7 +901,6 @@ impl World {
 
     /// What an administrator does who wants every member of the pool in sync.
     fn tend(&mut self) {
-        self.env.queue.after(TEND, Event::Tend);
         let Some(client) = self.clients.get(&self.env.current) else {
             return;
         };
@@ -827,10 +913,21 @@ impl World {
         if !client.is_serving() {
             if self.env.healed {
                 self.force(&config);
+            } else if self.env.now() < self.forces && client.is_waiting() {
+                self.force_early(&config);
             }
             return;
         }
         let now = self.env.now();
+        let own = client.config().map(|config| config.history);
+        if own == Some(config.history) {
+            for member in std::mem::take(&mut self.kept_away) {
+                self.open_sessions(Host::Client(self.env.current), member);
+            }
+        }
+        let Some(client) = self.clients.get(&self.env.current) else {
+            return;
+        };
         // Nor is every addition possible without a removal: after a refusal, another command has its turn.
         self.turn = if client.has_refused() {
             self.turn + 1
@@ -868,10 +965,23 @@ impl World {
             self.command(admin);
             return;
         }
+        // What has gone further in a history that was given up is given up, too.
+        let diverged = |id: &MemberId| {
+            let node = self.nodes.get(&crate::observer::number(*id));
+            node.is_some_and(|node| node.is_diverged())
+        };
+        let out = config.table().minus(config.receivers());
+        if let Some(id) = out
+            .iter()
+            .find(diverged)
+            .filter(|_| own == Some(config.history))
+        {
+            self.command(Admin::Discard(id));
+            return;
+        }
         // A store that is not let in again: an older state of itself, as the client says, or as lost writes of its
         // metadata made it, or unreadable. Another disk is put in.
         let rolled_back = client.rolled_back();
-        let out = config.table().minus(config.receivers());
         let patience = self.env.plan.heal + 30 * SECOND;
         if self.env.healed && now > patience {
             for id in out.iter() {
@@ -911,6 +1021,32 @@ impl World {
                 history,
             });
         }
+    }
+
+    /// An administrator who cannot wait for those who are away. Not with a quorum: what a minority does then is complete for
+    /// nobody but itself.
+    fn force_early(&mut self, config: &Config) {
+        let is_away = |id: &MemberId| {
+            let node = self.nodes.get(&crate::observer::number(*id));
+            node.is_none_or(|node| !node.is_started() || node.has_foreign())
+        };
+        let lost: MemberSet = config.table().iter().filter(is_away).collect();
+        if config.in_sync.intersection(lost).is_empty() || self.env.plan.quorum {
+            return;
+        }
+        self.forced = true;
+        // Who waits elsewhere could start what is given up here.
+        let current = self.env.current;
+        let others = self.clients.iter();
+        let waiting: Vec<u32> = others
+            .filter(|(&opening, client)| opening != current && client.is_waiting())
+            .map(|(&opening, _)| opening)
+            .collect();
+        for opening in waiting {
+            self.crash_client(opening);
+        }
+        let history = Uuid::from_random(self.env.uuids.bytes());
+        self.command(Admin::Force { lost, history });
     }
 
     fn hosts(&self) -> Vec<Host> {
@@ -964,7 +1100,7 @@ impl World {
         let needs_client = self
             .clients
             .get(&self.env.current)
-            .is_none_or(|client| client.is_useless());
+            .is_none_or(|client| client.is_useless() || client.is_lost_for_name());
         if needs_client && since > 15 * SECOND {
             self.crash_client(self.env.current);
             self.open(true);

@@ -460,6 +460,7 @@ impl<M: Memory> Coordinator<M> {
         let len = match goal {
             Goal::Join(_) if on(Bug::JoinWithoutSuspects) => 0,
             Goal::Join(id) => self.mark_suspects(id, behind),
+            Goal::Edit(_) if on(Bug::NewStoreUnmarked) => 0,
             Goal::Edit(Admin::Add(id) | Admin::Replace(id)) => self.mark_all(MemberSet::only(id)),
             _ => 0,
         };
@@ -480,6 +481,9 @@ impl<M: Memory> Coordinator<M> {
         } else {
             receivers
         };
+        // Who catches up may have pulled what it has not been sent yet, from the member that is dropped: it is to have what the
+        // others have, whether they get it or not.
+        let behind = table.minus(next.in_sync);
         // The last one in sync: its copy is right by definition.
         let right = next.in_sync.iter().take(1).collect();
         let mut len = 0;
@@ -488,7 +492,7 @@ impl<M: Memory> Coordinator<M> {
             let members = if view.failed && !on(Bug::NoMarkOfFailed) {
                 table.minus(right)
             } else {
-                table.minus(receivers)
+                behind
             };
             if members.is_empty() || view.len == 0 || on(Bug::NoLists) {
                 continue;

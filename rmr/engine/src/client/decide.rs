@@ -152,7 +152,9 @@ pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Re
     }
     match config.store(id) {
         None => return Err(Refusal::NotMember(id)),
-        Some(store) if store != report.store => return Err(Refusal::OtherStore(id)),
+        Some(store) if store != report.store && !on(Bug::AcceptOtherStore) => {
+            return Err(Refusal::OtherStore(id))
+        }
         Some(_) => {}
     }
     if !report.pool.is_nil() && report.pool != *pool {

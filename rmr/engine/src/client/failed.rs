@@ -19,6 +19,8 @@ use super::flights::Ticket;
 use super::flights::View;
 use super::Action;
 use crate::memory::Memory;
+use crate::planted::on;
+use crate::planted::Bug;
 use crate::retry::Cause;
 use crate::time::MILLISECOND;
 use rmr_proto::MemberId;
@@ -160,7 +162,7 @@ impl<M: Memory> Coordinator<M> {
     fn write_failed_on(&mut self, view: &View, id: MemberId, cause: Cause, turn: &mut Turn<'_, M>) {
         let Some(config) = &self.config else { return };
         let others = config.in_sync.minus(self.dropping).without(id);
-        if config.in_sync.contains(id) && others.is_empty() {
+        if config.in_sync.contains(id) && others.is_empty() && !on(Bug::DropLastForError) {
             let status = match cause {
                 Cause::Answer(status) => status,
                 Cause::Transport => Status::Io,

@@ -240,11 +240,12 @@ impl<M: Memory> Coordinator<M> {
     pub(super) fn is_promised_away(&self, report: &MemberReport, config: &Config) -> bool {
         let ours = self.generation;
         let in_table = config.store(report.member) == Some(report.store);
-        // Or in one that was forced to begin where this client is, or later.
-        let same_history = report
-            .installed
-            .as_ref()
-            .is_none_or(|installed| installed.follows(config));
+        // Or in one that was forced to begin where this client is, or later; or in the one that this client's was forced to
+        // begin in, and no further, unless that is given up.
+        let discard = (self.peers.get(report.member.index())).is_some_and(|peer| peer.discard);
+        let same_history = report.installed.as_ref().is_none_or(|installed| {
+            installed.follows(config) || config.follows(installed) || discard
+        });
         in_table
             && same_history
             && report.promised.number >= ours.number

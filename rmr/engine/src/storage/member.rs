@@ -123,7 +123,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let copies = pages.first_chunk_mut::<2>().ok_or(StartError::NoMemory)?;
         let record = records.read(reader, &mut log, &shared.bitmaps, copies)?;
         let mut next = record.clone();
-        next.incarnation = (record.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
+        if !on(Bug::IgnoreRestart) || record.incarnation.is_none() {
+            next.incarnation =
+                (record.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
+        }
         next.all_dirty = shared.bitmaps.full();
         next.bitmaps = record.bitmaps.minus(next.all_dirty);
         let log_suspect = log.extents().next().is_some() && !on(Bug::ForgetLogAtStart);
@@ -373,7 +376,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if config.generation != promised {
             return Err(admission::other_generation(promised, config.generation));
         }
-        if config.store(own) != Some(self.info.store) {
+        if config.store(own) != Some(self.info.store) && !on(Bug::AcceptOtherStore) {
             return Err(Status::WrongMember);
         }
         let receives = config.receivers().contains(own);
@@ -526,7 +529,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             Err(Status::WrongMember)
         } else if to.pool != pool || to.store != self.info.store {
             Err(Status::WrongUuid)
-        } else if to.incarnation != self.record.incarnation && !on(Bug::IgnoreIncarnation) {
+        } else if to.incarnation != self.record.incarnation {
             Err(Status::StaleIncarnation)
         } else {
             Ok(())
@@ -600,6 +603,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 }
             }
             Stage::Epoch => {
+                if plan.goal == Goal::Promise && on(Bug::PromiseUnwritten) {
+                    self.record.clone_from(&self.next);
+                }
                 if plan.epoch || self.next != self.record {
                     plan.epoch = false;
                     plan.stage = Stage::Epoch;
@@ -777,8 +783,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             return;
         };
         self.pending = Pending::Nothing;
-        let status = result.err().unwrap_or(Status::Ok);
-        shared.end_flush(mark, status);
+        let status = shared.end_flush(mark, result.err().unwrap_or(Status::Ok));
         if status.is_ok() {
             return;
         }
@@ -794,7 +799,12 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             return;
         };
         match plan.goal {
-            Goal::Start => self.life = Life::Up,
+            Goal::Start => {
+                self.life = Life::Up;
+                if on(Bug::IgnoreRestart) {
+                    self.installed(&plan, shared, out);
+                }
+            }
             Goal::Install => self.installed(&plan, shared, out),
             Goal::Merge => {
                 let covered = self.merges.iter_mut();

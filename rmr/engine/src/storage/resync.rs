@@ -376,7 +376,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let Some(config) = &self.record.installed else {
             return MemberSet::EMPTY;
         };
-        let of = if any {
+        let of = if any && !on(Bug::PullFromInSyncOnly) {
             config.receivers()
         } else {
             config.in_sync

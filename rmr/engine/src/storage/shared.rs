@@ -29,6 +29,7 @@ use rmr_proto::Geometry;
 use rmr_proto::Header;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
+use rmr_proto::Op;
 use rmr_proto::Request;
 use rmr_proto::Seq;
 use rmr_proto::Status;
@@ -161,7 +162,8 @@ impl<M: Memory, J> Shared<M, J> {
             self.dedupe.abandon(request.seq, busy);
             return Verdict::Wait;
         }
-        if !on(Bug::NoMarkForAbsent) {
+        let discard = request.op == Op::WriteZeroes && on(Bug::DiscardUnmarked);
+        if !on(Bug::NoMarkForAbsent) && !discard {
             self.bitmaps.mark(serving.absent, chunks);
         }
         Verdict::Execute
@@ -222,13 +224,21 @@ impl<M: Memory, J> Shared<M, J> {
 
     /// A flush of the store ended. If it succeeded, every write that was complete when it began is stable, and a write that
     /// had failed was that alone: the client has seen to its chunks. If not, the disk may have lost anything.
-    pub fn end_flush(&self, mark: FlushMark, status: Status) {
+    ///
+    /// Returns how it is to be answered: one that succeeds after another one failed has nothing to say of what that one lost.
+    #[must_use]
+    pub fn end_flush(&self, mark: FlushMark, status: Status) -> Status {
+        let status = match status {
+            Status::Ok if self.flush_has_failed() => Status::Io,
+            other => other,
+        };
         if status.is_ok() {
             raise(&self.stable.0, mark.watermark);
             raise(&self.forgiven, mark.failures);
         } else {
             self.flush_failed.store(1);
         }
+        status
     }
 
     /// A message that is no write brought a watermark.

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A run with a story: few kinds of faults, in an order that leads somewhere.
+//!
+//! Some situations take three or four faults, one after the other, each in a window of a few messages, and on the right member:
+//! drawn one by one they come once in ten thousand runs. A story has them in order and on the same members; when they
+//! hit, and all of the world, is drawn as always. It says nothing of what has to come of it.
+
+use crate::faults::Kind;
+use crate::plan::Plan;
+use crate::plan::Planned;
+use crate::plan::Rates;
+use crate::plan::Wait;
+use crate::plan::MS;
+use crate::plan::SECOND;
+use crate::plan::US;
+use crate::queue::Nanos;
+use crate::random::Random;
+
+/// What a story is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plot {
+    /// A member is dropped while another client attaches.
+    Handover,
+    /// The client is cut off with one member, and another client takes over the others.
+    Split,
+    /// A member is to be removed, and whoever was told of it is lost.
+    Removal,
+    /// The members in sync are gone, and a start is forced without them.
+    Force,
+    /// A disk is put back as it was some time ago.
+    Rollback,
+    /// A disk of another pool is in when the pool is opened by name.
+    Namesake,
+    /// A member crashes again and again while it starts.
+    Crashes,
+    /// Copies of records are lost, then others of them decay.
+    Decay,
+}
+
+const PLOTS: &[Plot] = &[
+    Plot::Handover,
+    Plot::Split,
+    Plot::Removal,
+    Plot::Force,
+    Plot::Rollback,
+    Plot::Namesake,
+    Plot::Crashes,
+    Plot::Decay,
+];
+
+/// Writes the faults of a story.
+struct Teller<'a> {
+    random: &'a mut Random,
+    faults: Vec<Planned>,
+}
+
+impl Teller<'_> {
+    fn fault(&mut self, at: Nanos, kind: Kind, whom: u8, wait: Option<Wait>, span: Nanos) {
+        let dice = self.random.any();
+        self.faults.push(Planned {
+            place: 0,
+            at,
+            kind,
+            whom: Some(whom),
+            wait,
+            span,
+            dice,
+        });
+    }
+
+    /// So many steps of the protocol at most.
+    fn steps(&mut self, most: u64) -> Option<Wait> {
+        Some(Wait::Steps(self.random.scaled(1, most)))
+    }
+
+    /// In the middle of the work.
+    fn work(&mut self) -> Option<Wait> {
+        match self.random.below(3) {
+            0 => None,
+            1 => Some(Wait::Writes(self.random.scaled(1, 64))),
+            _ => Some(Wait::Pulls(self.random.scaled(1, 16))),
+        }
+    }
+
+    /// Some time, up to this.
+    fn some(&mut self, most: Nanos) -> Nanos {
+        self.random.scaled(US, most)
+    }
+
+    /// The faults of one round, from `at` on; `one` and `other` are the members it is about.
+    fn round(&mut self, plot: Plot, at: Nanos, one: u8, other: u8, latency: Nanos) {
+        match plot {
+            Plot::Handover => {
+                let wait = if self.random.chance(1, 2) {
+                    None
+                } else {
+                    self.steps(4)
+                };
+                self.fault(at, Kind::Flap, one, wait, 0);
+                let at = at + self.some(20 * latency);
+                let wait = if self.random.chance(1, 2) {
+                    None
+                } else {
+                    self.steps(4)
+                };
+                let span = self.random.scaled(10 * MS, SECOND);
+                self.fault(at, Kind::Takeover, one, wait, span);
+                if self.random.chance(1, 2) {
+                    let wait = self.steps(16);
+                    self.fault(at + 1, Kind::MemberCrash, other, wait, 0);
+                }
+            }
+            Plot::Split => {
+                let span = self.random.scaled(2 * SECOND, 8 * SECOND);
+                self.fault(at, Kind::Partition, one, None, span);
+                let at = at + self.random.scaled(10 * MS, 2 * SECOND);
+                self.fault(at, Kind::Takeover, one, None, 10 * MS);
+            }
+            Plot::Removal => {
+                self.fault(at, Kind::Table, one, None, 0);
+                let wait = self.steps(8);
+                self.fault(at + 1, Kind::Flap, other, wait, 0);
+                let at = at + 2 + self.some(100 * latency);
+                let wait = if self.random.chance(1, 2) {
+                    self.work()
+                } else {
+                    self.steps(8)
+                };
+                self.fault(at, Kind::MemberCrash, one, wait, 0);
+                self.fault(at, Kind::ClientCrash, one, wait, 0);
+            }
+            Plot::Force => {
+                self.fault(at, Kind::MemberCrash, one, None, 0);
+                let at = at + self.random.scaled(10 * MS, 4 * SECOND);
+                let wait = self.work();
+                self.fault(at, Kind::MemberCrash, other, wait, 0);
+                if self.random.chance(1, 2) {
+                    self.fault(at, Kind::ClientCrash, one, wait, 0);
+                }
+                let span = self.random.scaled(SECOND, 8 * SECOND);
+                self.fault(at, Kind::Force, one, wait, span);
+            }
+            Plot::Rollback => {
+                let span = self.random.scaled(SECOND, 4 * SECOND);
+                self.fault(at, Kind::StaleDisk, one, None, span);
+            }
+            Plot::Namesake => {
+                let span = self.random.scaled(100 * MS, 4 * SECOND);
+                self.fault(at, Kind::ForeignDisk, one, None, span);
+                let at = at + self.random.scaled(MS, SECOND);
+                self.fault(at, Kind::ClientCrash, one, None, 0);
+            }
+            Plot::Crashes => {
+                let wait = if self.random.chance(1, 2) {
+                    None
+                } else {
+                    self.steps(8)
+                };
+                self.fault(at, Kind::CrashLoop, one, wait, 0);
+            }
+            Plot::Decay => {
+                let wait = self.work();
+                self.fault(at, Kind::MetaRot, one, wait, 0);
+                if self.random.chance(1, 3) {
+                    self.fault(at, Kind::ClientCrash, one, wait, 0);
+                }
+            }
+        }
+    }
+}
+
+/// Puts a story in place of the faults of a plan: everything that lasts is shorter, so that many rounds are in a run.
+pub fn tell(plan: &mut Plan, random: &mut Random) {
+    let Some(plot) = random.pick(PLOTS) else {
+        return;
+    };
+    plan.heal = random.scaled(4, 15) * SECOND;
+    plan.heartbeat = random.scaled(100, 800) * MS;
+    plan.work = Plan::draw_work(random, plan.heal);
+    plan.rates = Rates::default();
+    plan.quorum &= plot != Plot::Force;
+    match plot {
+        Plot::Split => {
+            plan.quorum = true;
+            plan.members = plan.members.max(3);
+        }
+        Plot::Removal | Plot::Force if random.chance(3, 4) => plan.members = 2,
+        _ => {}
+    }
+    let mut kinds: Vec<Kind> = Vec::new();
+    match plot {
+        Plot::Namesake => kinds.push(Kind::ByName),
+        Plot::Decay => {
+            kinds.push(Kind::MetaLost);
+            plan.rates.meta_lost = random.scaled(50_000, 400_000) as u32;
+            // Extents come and go.
+            plan.work.spread = 1 << 17;
+            plan.log_extents = random.between(4, 8) as u32;
+        }
+        _ => {}
+    }
+    if random.chance(1, 4) {
+        kinds.push(Kind::Delay);
+        plan.rates.delay = random.scaled(100, 100_000) as u32;
+    }
+    let members = u64::from(plan.members);
+    let mut teller = Teller {
+        random,
+        faults: Vec::new(),
+    };
+    let mut at = teller.random.scaled(100 * MS, SECOND);
+    while at < plan.heal {
+        let one = teller.random.between(1, members);
+        let other = (one + teller.random.below(members - 1)) % members + 1;
+        teller.round(plot, at, one as u8, other as u8, plan.latency);
+        at += teller.random.scaled(200 * MS, 4 * SECOND);
+    }
+    plan.faults = teller.faults;
+    kinds.extend(plan.faults.iter().map(|fault| fault.kind));
+    plan.kinds = kinds.into_iter().collect();
+}
