@@ -311,6 +311,8 @@ impl Node {
 struct World {
     nodes: Vec<Node>,
     config: Config,
+    /// What comes of writes.
+    status: Status,
     seq: u64,
     truth: Vec<u64>,
 }
@@ -338,6 +340,7 @@ impl World {
                 quorum: Quorum::Off,
                 maintenance: MemberSet::EMPTY,
             },
+            status: Status::Ok,
             seq: 0,
             truth: vec![0; CHUNKS as usize],
         };
@@ -430,7 +433,7 @@ impl World {
                 Verdict::Execute => {
                     node.data[chunk as usize] = self.seq;
                     node.shared
-                        .finish(Seq(self.seq), Status::Ok, |_: u64| panic!("nobody joined"));
+                        .finish(Seq(self.seq), self.status, |_: u64| panic!("nobody joined"));
                     return;
                 }
                 Verdict::Wait => node.event(Event::Waiting),
@@ -744,4 +747,19 @@ fn what_is_read_after_a_failed_flush() {
     assert_eq!(shared.end_flush(second, Status::Ok), Status::Io);
     assert_eq!(shared.end_read(Status::Ok), Status::NotReady);
     assert_eq!(shared.end_read(Status::Medium), Status::Medium);
+}
+
+/// A write failed on the last member in sync, and the application does not flush: there is room in the log even so.
+#[test]
+fn a_failed_write_and_a_full_log() {
+    let mut world = World::new(1);
+    world.write(0);
+    world.write(64);
+    world.status = Status::Medium;
+    world.write(1);
+    world.status = Status::Ok;
+    for chunk in [2, 128, 192] {
+        world.write(chunk);
+    }
+    assert!(world.nodes[0].flushes > 0);
 }

@@ -208,7 +208,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.change(call, &message, other_alive, shared, out);
             } else if self.serving.is_some() && shared.extents.any_wanted() {
                 let mut plan = Plan::new(Goal::Log);
-                plan.flush = !self.log.has_room() && !self.is_suspect(shared);
+                // A flush that succeeds makes of a write that failed that alone.
+                let for_good = self.log_suspect || self.record.suspect_all;
+                plan.flush = !self.log.has_room() && !for_good;
                 plan.pages = plan.flush;
                 plan.log = true;
                 self.plan = Some(plan);
