@@ -57,7 +57,8 @@ pub enum Verdict {
     Done(Status),
     /// Answer so; it is not executed.
     Refuse(Status),
-    /// Not now: keep it and ask again when told.
+    /// Not now: keep it and ask again when told ([`Action::Retry`](super::Action::Retry)). On another CPU that may have been
+    /// told before it was kept: who keeps requests asks once more after keeping one.
     Wait,
 }
 
