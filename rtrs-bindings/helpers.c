@@ -104,6 +104,39 @@ void rtrs_rs_close(struct rtrs_clt_sess *sess)
 	kfree(kept);
 }
 
+static int rtrs_rs_resolved(struct rdma_cm_id *id, struct rdma_cm_event *event)
+{
+	complete(id->context);
+	return 0;
+}
+
+/*
+ * Makes the neighbour that a path leads to known, if there is one; @src may be
+ * NULL. Sleeps, at most two seconds.
+ *
+ * rdma_resolve_addr() asks for the neighbour first and then begins to listen. An
+ * answer that comes in between is missed, and it looks again only when its time
+ * is up: 30 s for RTRS, which gives up at the same moment. After this there is
+ * nothing to ask for. What is wrong, if anything, RTRS finds again and reports.
+ */
+void rtrs_rs_meet(const struct sockaddr_storage *src,
+		  const struct sockaddr_storage *dst)
+{
+	DECLARE_COMPLETION_ONSTACK(done);
+	struct rdma_cm_id *id;
+
+	id = rdma_create_id(&init_net, rtrs_rs_resolved, &done,
+			    dst->ss_family == AF_IB ? RDMA_PS_IB : RDMA_PS_TCP,
+			    IB_QPT_RC);
+	if (IS_ERR(id))
+		return;
+	if (!rdma_resolve_addr(id, (struct sockaddr *)src,
+			       (const struct sockaddr *)dst, 2000))
+		wait_for_completion_killable(&done);
+	/* No event comes after that. */
+	rdma_destroy_id(id);
+}
+
 void rtrs_rs_bh_disable(void)
 {
 	local_bh_disable();

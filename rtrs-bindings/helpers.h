@@ -35,6 +35,9 @@ int rtrs_rs_request(int dir, struct rtrs_clt_req_ops *ops,
 
 void rtrs_rs_close(struct rtrs_clt_sess *sess);
 
+void rtrs_rs_meet(const struct sockaddr_storage *src,
+		  const struct sockaddr_storage *dst);
+
 void rtrs_rs_bh_disable(void);
 void rtrs_rs_bh_enable(void);
 bool rtrs_rs_may_sleep(void);

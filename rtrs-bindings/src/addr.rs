@@ -52,6 +52,14 @@ impl PathAddr {
         buf.get(..len).unwrap_or(&[])
     }
 
+    /// Makes the neighbour the path leads to known, so that RTRS need not wait for it. Sleeps, at most two seconds. An
+    /// address that leads nowhere is no error here.
+    pub(crate) fn meet(&self) {
+        let addr = self.as_raw();
+        // SAFETY: `src` is null or, as `dst`, a socket address that lives as long as `self`; neither is written to.
+        unsafe { raw::rtrs_rs_meet(addr.src, addr.dst) };
+    }
+
     /// The form RTRS wants. The pointers borrow from `self`; RTRS copies what is behind them.
     pub(crate) fn as_raw(&self) -> raw::rtrs_addr {
         raw::rtrs_addr {

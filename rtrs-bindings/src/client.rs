@@ -352,6 +352,7 @@ impl<H: LinkHandler> Session<H> {
         }
         let mut paths = KVec::with_capacity(config.paths.len(), GFP_KERNEL)?;
         for path in config.paths {
+            path.meet();
             paths.push(path.as_raw(), GFP_KERNEL)?;
         }
         let inner = KBox::pin_init(Inner::new(handler), GFP_KERNEL)?;
