@@ -496,6 +496,12 @@ impl Current<EpochRecord> {
         Ok((KBox::new(current, GFP_KERNEL)?, bad))
     }
 
+    /// On its own, so that the copy it takes is not on the stack while the disk is written.
+    #[inline(never)]
+    fn replace(&mut self, record: &EpochRecord) {
+        self.record = record.clone();
+    }
+
     /// Writes both copies, one after the other, as the next version.
     fn write(&mut self, device: &BlockDevice, layout: &Layout, store: Uuid) -> Result {
         self.write_from(device, layout, store, 0)
@@ -593,7 +599,7 @@ impl Store for LocalStore {
     fn save_epoch(&self, record: &EpochRecord) -> Result {
         let store = self.info.store_uuid;
         let mut epoch = self.epoch.lock();
-        epoch.record = record.clone();
+        epoch.replace(record);
         epoch.write(self.device(), &self.layout, store)
     }
 

@@ -311,11 +311,12 @@ impl RawConfig {
         Ok(())
     }
 
-    /// Reads what [`Self::set`] made.
-    pub(crate) fn get(&self) -> Result<Option<Config>, ConfigError> {
+    /// Reads what [`Self::set`] made; false if that is no configuration. In place, because a kernel stack is small:
+    /// each `Config` that is returned or moved is there once more. After an error `config` has no meaning.
+    pub(crate) fn read(&self, config: &mut Config) -> Result<bool, ConfigError> {
         if self.epoch.get() == 0 {
             return if self.as_bytes().iter().all(|b| *b == 0) {
-                Ok(None)
+                Ok(false)
             } else {
                 Err(ConfigError::NotEmpty)
             };
@@ -328,30 +329,52 @@ impl RawConfig {
             history: Uuid(self.forked_history),
             epoch: Epoch(self.forked_epoch.get()),
         };
-        let config = Config {
-            generation: Generation {
-                number: self.generation.get(),
-                nonce: self.nonce.get(),
-            },
-            epoch: Epoch(self.epoch.get()),
-            in_sync: MemberSet::from_bits(self.in_sync.get()),
-            catching_up: MemberSet::from_bits(self.catching_up.get()),
-            members: self.members.map(|raw| Uuid(raw.store).non_nil()),
-            incarnations: self.members.map(|raw| Incarnation(raw.incarnation.get())),
-            persisted: self.members.map(|raw| Epoch(raw.persisted.get())),
-            clean: flags & CLEAN != 0,
-            history: Uuid(self.history),
-            forked_from: (!fork.history.is_nil() || fork.epoch.is_some()).then_some(fork),
-            quorum: if flags & MAJORITY != 0 {
-                Quorum::Majority
-            } else {
-                Quorum::Off
-            },
-            maintenance: MemberSet::from_bits(self.maintenance.get()),
+        config.generation = Generation {
+            number: self.generation.get(),
+            nonce: self.nonce.get(),
         };
+        config.epoch = Epoch(self.epoch.get());
+        config.in_sync = MemberSet::from_bits(self.in_sync.get());
+        config.catching_up = MemberSet::from_bits(self.catching_up.get());
+        for (to, raw) in Iterator::zip(config.members.iter_mut(), &self.members) {
+            *to = Uuid(raw.store).non_nil();
+        }
+        for (to, raw) in Iterator::zip(config.incarnations.iter_mut(), &self.members) {
+            *to = Incarnation(raw.incarnation.get());
+        }
+        for (to, raw) in Iterator::zip(config.persisted.iter_mut(), &self.members) {
+            *to = Epoch(raw.persisted.get());
+        }
+        config.clean = flags & CLEAN != 0;
+        config.history = Uuid(self.history);
+        config.forked_from = (!fork.history.is_nil() || fork.epoch.is_some()).then_some(fork);
+        config.quorum = if flags & MAJORITY != 0 {
+            Quorum::Majority
+        } else {
+            Quorum::Off
+        };
+        config.maintenance = MemberSet::from_bits(self.maintenance.get());
         config.check()?;
-        Ok(Some(config))
+        Ok(true)
     }
+}
+
+impl Config {
+    /// No configuration: where one is read to.
+    pub(crate) const BLANK: Self = Self {
+        generation: Generation::NONE,
+        epoch: Epoch(0),
+        in_sync: MemberSet::EMPTY,
+        catching_up: MemberSet::EMPTY,
+        members: [None; MAX_MEMBERS],
+        incarnations: [Incarnation(0); MAX_MEMBERS],
+        persisted: [Epoch(0); MAX_MEMBERS],
+        clean: false,
+        history: Uuid([0; 16]),
+        forked_from: None,
+        quorum: Quorum::Off,
+        maintenance: MemberSet::EMPTY,
+    };
 }
 
 #[cfg(test)]
@@ -359,6 +382,13 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use zerocopy::FromZeros;
+
+    impl RawConfig {
+        fn get(&self) -> Result<Option<Config>, ConfigError> {
+            let mut config = Config::BLANK;
+            Ok(self.read(&mut config)?.then_some(config))
+        }
+    }
 
     pub(crate) fn member(id: u32) -> MemberId {
         MemberId::new(id).unwrap()

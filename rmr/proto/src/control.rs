@@ -279,8 +279,8 @@ impl Control {
         };
         let right = HEADER_BYTES + size_of::<RawTarget>() + config_bytes;
         let length = WireError::Length { said, right };
-        let (target, config) = RawTarget::ref_from_prefix(body).map_err(|_| length)?;
-        if config.len() != config_bytes {
+        let (target, raw_config) = RawTarget::ref_from_prefix(body).map_err(|_| length)?;
+        if raw_config.len() != config_bytes {
             return Err(length);
         }
         if !raw.is_control() || target.reserved.get() != 0 {
@@ -296,27 +296,19 @@ impl Control {
         let epoch = Epoch(raw.epoch.get());
         let watermark = Seq(raw.watermark.get());
         let flags = target.flags.get();
-        Ok(match kind {
+        let mut message = match kind {
             Kind::Promise => Self::Promise {
                 to,
                 generation,
                 takeover: flags & TAKEOVER != 0,
             },
-            Kind::Install => {
-                let config = RawConfig::ref_from_bytes(config).map_err(|_| length)?;
-                let config = config.get()?.ok_or(WireError::Missing("configuration"))?;
-                if config.generation != generation || config.epoch != epoch {
-                    return Err(WireError::ConfigHeader);
-                }
-                check_config(&to, &config)?;
-                Self::Install {
-                    to,
-                    config,
-                    assign: flags & ASSIGN != 0,
-                    joins: flags & JOINS != 0,
-                    discard: flags & DISCARD != 0,
-                }
-            }
+            Kind::Install => Self::Install {
+                to,
+                config: Config::BLANK,
+                assign: flags & ASSIGN != 0,
+                joins: flags & JOINS != 0,
+                discard: flags & DISCARD != 0,
+            },
             Kind::Detach => Self::Detach {
                 to,
                 generation,
@@ -329,7 +321,18 @@ impl Control {
                 epoch,
                 watermark,
             },
-        })
+        };
+        if let Self::Install { to, config, .. } = &mut message {
+            let raw_config = RawConfig::ref_from_bytes(raw_config).map_err(|_| length)?;
+            if !raw_config.read(config)? {
+                return Err(WireError::Missing("configuration"));
+            }
+            if config.generation != generation || config.epoch != epoch {
+                return Err(WireError::ConfigHeader);
+            }
+            check_config(to, config)?;
+        }
+        Ok(message)
     }
 }
 

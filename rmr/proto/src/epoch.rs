@@ -69,7 +69,8 @@ const SUSPECT_ALL: u32 = 1;
 
 impl EpochRecord {
     /// Writes the copy of the record that belongs to the place `at` of `store` into `buf`. `sequence` is
-    /// one more than that of the record before.
+    /// one more than that of the record before. Not inlined: who writes `buf` to a disk needs the stack.
+    #[inline(never)]
     pub fn encode<C: Crc32c>(
         &self,
         store: Uuid,
@@ -169,17 +170,22 @@ impl<'a> Image<'a> {
         if raw.reserved.get() != 0 || flags & !SUSPECT_ALL != 0 {
             return Err(RecordError::Reserved);
         }
-        let record = EpochRecord {
+        let mut record = EpochRecord {
             incarnation: Incarnation(raw.incarnation.get()),
             promised: Generation {
                 number: raw.promised.get(),
                 nonce: raw.promised_nonce.get(),
             },
-            installed: raw.installed.get()?,
+            installed: Some(Config::BLANK),
             suspect_all: flags & SUSPECT_ALL != 0,
             bitmaps: MemberSet::from_bits(raw.bitmaps.get()),
             all_dirty: MemberSet::from_bits(raw.all_dirty.get()),
         };
+        if let Some(config) = &mut record.installed {
+            if !raw.installed.read(config)? {
+                record.installed = None;
+            }
+        }
         record.check()?;
         Ok(record)
     }

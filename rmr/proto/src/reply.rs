@@ -275,7 +275,7 @@ impl MemberReport {
             return Err(WireError::Reserved);
         }
         let id = raw.member.get();
-        let report = Self {
+        let mut report = Self {
             version_min: raw.version_min.get(),
             version_max: raw.version_max.get(),
             pool: Uuid(raw.pool),
@@ -288,11 +288,16 @@ impl MemberReport {
                 number: raw.promised.get(),
                 nonce: raw.promised_nonce.get(),
             },
-            installed: raw.installed.get()?,
+            installed: Some(Config::BLANK),
             serving: flags & SERVING != 0,
             progress: Progress::from_wire(raw.progress, raw.dirty.get(), raw.rate.get())?,
             log_extents: raw.log_extents.get(),
         };
+        if let Some(config) = &mut report.installed {
+            if !raw.installed.read(config)? {
+                report.installed = None;
+            }
+        }
         report.check()?;
         Ok(report)
     }

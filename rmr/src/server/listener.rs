@@ -59,9 +59,10 @@ impl Listener {
 
     #[inline(never)]
     fn control(&self, session: Arc<Session>, header: &[u8], op: Op) {
-        let message = match Control::parse::<KernelCrc>(header) {
-            Ok(message) => message,
-            Err(error) => return self.refuse(&session, error, op),
+        let message = match parse(header) {
+            Ok(Ok(message)) => message,
+            Ok(Err(error)) => return self.refuse(&session, error, op),
+            Err(_) => return op.respond(Status::NoMemory.wire()),
         };
         // A job that could not be queued drops the operation, which answers it.
         let _ = self
@@ -123,13 +124,30 @@ const MAX_MESSAGE: usize = if MAX_BATCH_BYTES > MAX_CONTROL_BYTES {
     MAX_CONTROL_BYTES
 };
 
+/// Reads a control message, which is too large to be moved about on the stack.
+#[inline(never)]
+fn parse(header: &[u8]) -> Result<Result<KBox<Control>, WireError>> {
+    match Control::parse::<KernelCrc>(header) {
+        Ok(message) => Ok(Ok(KBox::new(message, GFP_KERNEL)?)),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
 /// Executes a control message and answers it. Sleeps.
 #[inline(never)]
 fn answer(session: &Arc<Session>, message: &Control, op: Op) {
     let reply = match Registry::get() {
         Ok(registry) => registry.control(session, message),
-        Err(_) => Reply::bare(message.kind(), Status::NoPool),
+        Err(_) => return op.respond(Status::NoPool.wire()),
     };
+    match reply {
+        Ok(reply) => send(&reply, op),
+        Err(_) => op.respond(Status::NoMemory.wire()),
+    }
+}
+
+#[inline(never)]
+fn send(reply: &Reply<'_>, op: Op) {
     let Ok(mut buf) = KBox::<[u8; REPLY_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL) else {
         return op.respond(Status::NoMemory.wire());
     };

@@ -30,6 +30,7 @@ use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_engine::member::MemberState;
 use rmr_proto::Control;
+use rmr_proto::EpochRecord;
 use rmr_proto::Header;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
@@ -57,7 +58,8 @@ pub(crate) struct Pool {
 struct Attached {
     store: Arc<dyn Store>,
     info: StoreInfo,
-    member: MemberState,
+    /// Like all that holds a configuration on the heap: below it are the frames of those who write it to a disk.
+    member: KBox<MemberState>,
     client: Option<Client>,
     /// A record could not be written; the store goes out of service.
     failed: bool,
@@ -275,41 +277,39 @@ impl Registry {
         self.with(name, |attached| attached.report())
     }
 
-    /// Executes a control message that came over `session`. Sleeps.
-    #[inline(never)]
-    pub(crate) fn control(&self, session: &Arc<Session>, message: &Control) -> Reply<'static> {
+    /// Executes a control message that came over `session`. Sleeps. An error if there is no memory for the reply.
+    pub(crate) fn control(
+        &self,
+        session: &Arc<Session>,
+        message: &Control,
+    ) -> Result<KBox<Reply<'static>>> {
         let mut inner = self.inner.lock();
-        let entry = inner
-            .entries
-            .iter_mut()
-            .find(|e| e.pool.name == *message.name());
-        let (status, report) = match entry.map(|e| e.attached.as_mut()) {
-            None => (Status::NoPool, None),
-            Some(None) => (Status::NoStore, None),
-            Some(Some(attached)) => {
-                let result = self.execute(attached, session, message);
-                let reply = (result.err().unwrap_or(Status::Ok), Some(attached.report()));
-                if attached.failed {
-                    refuse!(
-                        (),
-                        "pool {}: the store failed while its records were written and is out of service; see the messages of its device, then remove and add it again",
-                        message.name()
-                    );
-                    self.retire(attached);
-                    if let Some(entry) = entry_of(&mut inner, message.name()) {
-                        entry.attached = None;
-                    }
-                }
-                reply
-            }
-        };
-        Reply {
-            report,
-            ..Reply::bare(message.kind(), status)
-        }
+        let result = self.perform(&mut inner, session, message);
+        describe(&inner, message, result.err().unwrap_or(Status::Ok))
     }
 
     #[inline(never)]
+    fn perform(
+        &self,
+        inner: &mut Inner,
+        session: &Arc<Session>,
+        message: &Control,
+    ) -> Result<(), Status> {
+        let entry = entry_of(inner, message.name()).ok_or(Status::NoPool)?;
+        let attached = entry.attached.as_mut().ok_or(Status::NoStore)?;
+        let result = self.execute(attached, session, message);
+        if attached.failed {
+            refuse!(
+                (),
+                "pool {}: the store failed while its records were written and is out of service; see the messages of its device, then remove and add it again",
+                message.name()
+            );
+            self.retire(attached);
+            entry.attached = None;
+        }
+        result
+    }
+
     fn execute(
         &self,
         attached: &mut Attached,
@@ -340,8 +340,8 @@ impl Registry {
                     .client
                     .as_ref()
                     .is_some_and(|c| !Arc::ptr_eq(&c.session, session));
-                let next = attached.member.promise(to, *generation, *takeover, other)?;
-                if next == attached.member {
+                let next = boxed(|| attached.member.promise(to, *generation, *takeover, other))?;
+                if *next == *attached.member {
                     // RTRS may deliver a message twice: the second time there is nothing to do.
                     return Ok(());
                 }
@@ -353,8 +353,8 @@ impl Registry {
             Control::Install {
                 to, config, assign, ..
             } => {
-                let next = attached.member.install(to, config, *assign)?;
-                if next == attached.member {
+                let next = boxed(|| attached.member.install(to, config, *assign))?;
+                if *next == *attached.member {
                     // Above all no new table of executed writes.
                     return Ok(());
                 }
@@ -374,8 +374,8 @@ impl Registry {
                 epoch,
                 ..
             } => {
-                let next = attached.member.detach(to, *generation, *epoch)?;
-                if next == attached.member {
+                let next = boxed(|| attached.member.detach(to, *generation, *epoch))?;
+                if *next == *attached.member {
                     return Ok(());
                 }
                 self.retire(attached);
@@ -424,6 +424,7 @@ impl Registry {
 #[inline(never)]
 fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
     let member = next_incarnation(&*store, &info)?;
+    store.save_epoch(member.record())?;
     let attached = Attached {
         store,
         info,
@@ -434,10 +435,10 @@ fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
     Ok(KBox::new(attached, GFP_KERNEL)?)
 }
 
-/// The state of a member that starts. The new incarnation is on disk before anybody hears of it.
+/// The state of a member that starts: to be on disk before anybody hears of it.
 #[inline(never)]
-fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<MemberState> {
-    let last = store.load_epoch()?;
+fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<KBox<MemberState>> {
+    let last = last_epoch(store)?;
     let salt = rand::u64() as u32;
     let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last, salt);
     let member = start.ok_or_else(|| {
@@ -447,8 +448,32 @@ fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<MemberState> 
             info.pool_name
         )
     })?;
-    store.save_epoch(member.record())?;
-    Ok(member)
+    Ok(KBox::new(member, GFP_KERNEL)?)
+}
+
+#[inline(never)]
+fn last_epoch(store: &dyn Store) -> Result<KBox<EpochRecord>> {
+    Ok(KBox::new(store.load_epoch()?, GFP_KERNEL)?)
+}
+
+/// The state that `make` makes. Only a pointer to it is on the stack when this returns.
+#[inline(never)]
+fn boxed(make: impl FnOnce() -> Result<MemberState, Status>) -> Result<KBox<MemberState>, Status> {
+    KBox::new(make()?, GFP_KERNEL).map_err(|_| Status::NoMemory)
+}
+
+/// The reply to a message that ended with `status`.
+#[inline(never)]
+fn describe(inner: &Inner, message: &Control, status: Status) -> Result<KBox<Reply<'static>>> {
+    let mut reply = KBox::new(Reply::bare(message.kind(), status), GFP_KERNEL)?;
+    let entry = inner
+        .entries
+        .iter()
+        .find(|e| e.pool.name == *message.name());
+    if let Some(attached) = entry.and_then(|e| e.attached.as_ref()) {
+        reply.report = Some(attached.report());
+    }
+    Ok(reply)
 }
 
 fn entry_of<'a>(inner: &'a mut Inner, name: &PoolName) -> Option<&'a mut Entry> {
@@ -463,7 +488,7 @@ fn status(error: Error) -> Status {
 impl Attached {
     /// Makes `next` the state of the member, on disk first.
     #[inline(never)]
-    fn keep(&mut self, next: MemberState) -> Result<(), Status> {
+    fn keep(&mut self, next: KBox<MemberState>) -> Result<(), Status> {
         let assigned = if next.pool() == self.member.pool() {
             Ok(())
         } else {
