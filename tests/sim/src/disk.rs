@@ -81,6 +81,8 @@ pub struct Disk {
     damaged: BTreeSet<u64>,
     /// Those of them of which a write was lost: they are older than they should be.
     outdated: BTreeSet<u64>,
+    /// A write of a record was lost, at some time.
+    forgets: bool,
     /// Copies of which a part was written.
     torn: BTreeSet<u64>,
 }
@@ -98,6 +100,7 @@ impl Disk {
             unwritable: BTreeSet::new(),
             damaged: BTreeSet::new(),
             outdated: BTreeSet::new(),
+            forgets: false,
             torn: BTreeSet::new(),
         }
     }
@@ -172,10 +175,12 @@ impl Disk {
                 Failing::Lost => {
                     self.damaged.insert(offset);
                     self.outdated.insert(offset);
+                    self.forgets = true;
                 }
                 Failing::Misdirected(elsewhere) => {
                     self.damaged.extend([offset, elsewhere]);
                     self.outdated.insert(offset);
+                    self.forgets = true;
                     self.outdated.remove(&elsewhere);
                     self.put_silently(elsewhere, &record, 0);
                 }
@@ -268,6 +273,11 @@ impl Disk {
     /// Whether the copy at this offset is as it was written last: neither damaged nor torn.
     pub fn is_whole(&self, offset: u64) -> bool {
         !self.damaged.contains(&offset) && !self.torn.contains(&offset)
+    }
+
+    /// Whether it lost a write of a record, at some time.
+    pub fn forgets(&self) -> bool {
+        self.forgets
     }
 
     /// Whether a write of this copy was lost, and what it held before is still there.

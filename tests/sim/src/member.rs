@@ -595,6 +595,11 @@ impl Node {
         self.stale || !self.image.readable
     }
 
+    /// Whether its disk has lost writes of records, which it had acknowledged.
+    pub fn forgets(&self) -> bool {
+        self.device.disk.forgets()
+    }
+
     /// Another disk is put in, with a new store.
     pub fn replace(&mut self, env: &mut Env) {
         let volatile = self.device.disk.is_volatile();

@@ -47,7 +47,11 @@ const HEAL: Nanos = 150 * SECOND;
 /// Openings in a run are fewer: the names of one in the history are that far apart.
 const NAMES: u32 = 1 << 16;
 
-/// Generation and number of a configuration.
+/// A history that was forced counts its generations from here on, or a multiple: who starts it may know of fewer
+/// generations than there were in what it gives up.
+const FORCED: u64 = 1_000_000;
+
+/// Generation and number of a configuration; they grow from one history to that which gave it up.
 type Name = (u64, u64, u64);
 
 /// A configuration that some member has persisted.
@@ -82,6 +86,8 @@ pub struct Observer {
     attached: Vec<(u64, u64)>,
     /// The history of the last complete configuration.
     lineage: Option<Uuid>,
+    /// All histories, as they began.
+    histories: Vec<Uuid>,
     /// Requests that are not answered, with their opening.
     open: BTreeMap<u64, (u32, Request)>,
     /// Set when everything is to be compared, not only what was touched.
@@ -109,6 +115,7 @@ impl Hash for Observer {
         self.last.hash(state);
         self.attached.hash(state);
         self.lineage.hash(state);
+        self.histories.hash(state);
         self.open.hash(state);
         self.newest.hash(state);
         self.table.hash(state);
@@ -145,6 +152,7 @@ impl Observer {
             last: BTreeMap::new(),
             attached: Vec::new(),
             lineage: None,
+            histories: Vec::new(),
             open: BTreeMap::new(),
             compare: false,
             newest: None,
@@ -373,12 +381,21 @@ impl Observer {
         self.compare = true;
     }
 
+    /// What a configuration is called here.
+    fn place(&mut self, config: &Config) -> Name {
+        let known = self.histories.iter().position(|of| *of == config.history);
+        let forced = known.unwrap_or_else(|| {
+            self.histories.push(config.history);
+            self.histories.len() - 1
+        });
+        let generation = config.generation;
+        let number = forced as u64 * FORCED + generation.number;
+        (number, generation.nonce, config.epoch.0)
+    }
+
     /// A member has persisted the epoch record of a new run: what was installed before is not installed now.
     pub fn started(&mut self, member: u8, record: &EpochRecord) {
-        let installed = record.installed.as_ref().map(|config| {
-            let generation = config.generation;
-            (generation.number, generation.nonce, config.epoch.0)
-        });
+        let installed = record.installed.as_ref().map(|config| self.place(config));
         self.last.entry(member).or_default().installed = installed;
         self.restarted(member, record.incarnation.0);
     }
@@ -389,11 +406,7 @@ impl Observer {
         let Some(config) = &record.installed else {
             return;
         };
-        let name = (
-            config.generation.number,
-            config.generation.nonce,
-            config.epoch.0,
-        );
+        let name = self.place(config);
         let last = self.last.entry(member).or_default();
         if last.installed == Some(name) {
             return;
@@ -415,7 +428,7 @@ impl Observer {
         }
         self.pulled.retain(|&(of, _)| of != member);
         let new = Configuration {
-            generation: (name.0, name.1),
+            generation: (config.generation.number, config.generation.nonce),
             epoch: name.2,
             in_sync: config.in_sync.bits(),
             catching_up: config.catching_up.bits(),
@@ -429,8 +442,12 @@ impl Observer {
         });
         known.persisted |= rmr_checkers::bit(member);
         let receivers = config.receivers().bits();
-        let enough =
-            config.quorum == Quorum::Off || known.persisted.count_ones() * 2 > config.table().len();
+        // A forced start does not need a majority: that it can be had without one is what it is for (R7).
+        let goes_on = self.lineage.is_none_or(|of| of == config.history);
+        let is_forced = !goes_on && Some(name) > self.newest;
+        let enough = config.quorum == Quorum::Off
+            || is_forced
+            || known.persisted.count_ones() * 2 > config.table().len();
         // A client that has attached anew has given up what is of its generations before.
         let mut attached = self.attached.iter();
         let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
@@ -457,6 +474,14 @@ impl Observer {
     fn complete(&mut self, now: Nanos, name: Name, config: &Config) {
         self.epochs += 1;
         let in_sync = config.in_sync.bits();
+        let generation = (name.0, name.1);
+        // What goes on in a history that was given up is of no interest to the other one.
+        if Some(name) < self.newest
+            && self.lineage != Some(config.history)
+            && self.attached.contains(&generation)
+        {
+            return;
+        }
         let forced = self
             .lineage
             .is_some_and(|lineage| lineage != config.history);
@@ -467,7 +492,6 @@ impl Observer {
             self.table = table;
             self.disks.table(table);
         }
-        let generation = (name.0, name.1);
         if self.attached.contains(&generation) {
             self.disks.configured(in_sync);
         } else {
@@ -512,11 +536,22 @@ impl Observer {
         };
         let newest = self.newest;
         let mut last = self.last.values().map(|last| last.installed);
-        let others = known.config.in_sync.bits() & !rmr_checkers::bit(member);
-        let left = others.count_ones();
+        // One with an older state of its disk is no copy any more, even before anybody noticed.
+        let others = known.config.in_sync.iter().map(number);
+        let left = others
+            .filter(|&other| other != member && !self.has_forgotten(other))
+            .count() as u32;
         last.all(|installed| installed <= newest)
-            && others != 0
+            && left != 0
             && (known.config.quorum == Quorum::Off || left * 2 > known.config.table().len())
+    }
+
+    /// Whether the disk of a member that has persisted the newest complete configuration knows nothing of it.
+    pub fn has_forgotten(&self, member: u8) -> bool {
+        let newest = self.newest.and_then(|name| self.configs.get(&name));
+        let installed = self.last.get(&member).and_then(|last| last.installed);
+        newest.is_some_and(|known| known.persisted & rmr_checkers::bit(member) != 0)
+            && installed < self.newest
     }
 
     /// The nonce of whoever installed the newest complete configuration.

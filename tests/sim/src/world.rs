@@ -1000,26 +1000,31 @@ impl World {
         }
     }
 
-    /// The pool does not start. If that is for a member in sync whose store is gone for good, it is to start without.
+    /// The pool does not start. If that is for a member in sync whose store is gone for good, it is to start without. If
+    /// there was no other, as its disk lost the only record of what it persisted (R19), with what is left.
     fn force(&mut self, config: &Config) {
-        let is_gone = |id: MemberId| {
-            let node = self.nodes.get(&crate::observer::number(id));
-            node.is_none_or(|node| config.store(id) != Some(node.store()) || node.is_doubtful())
+        let node = |id: MemberId| self.nodes.get(&crate::observer::number(id));
+        let forgot = |id: MemberId| {
+            node(id).is_some_and(|node| node.forgets())
+                && self.env.observer.has_forgotten(crate::observer::number(id))
         };
-        let (lost, left): (Vec<MemberId>, Vec<MemberId>) =
-            config.in_sync.iter().partition(|&id| is_gone(id));
+        let is_gone = |id: MemberId| {
+            node(id).is_none_or(|node| {
+                config.store(id) != Some(node.store()) || node.is_doubtful() || forgot(id)
+            })
+        };
+        let lost: MemberSet = config.in_sync.iter().filter(|&id| is_gone(id)).collect();
+        let left = config.in_sync.minus(lost);
         let waits = self
             .clients
             .get(&self.env.current)
             .is_some_and(|client| client.is_waiting());
         let patience = self.env.plan.heal + 20 * SECOND;
-        if waits && !lost.is_empty() && !left.is_empty() && self.env.now() > patience {
+        let helps = !left.is_empty() || lost.iter().any(forgot);
+        if waits && !lost.is_empty() && helps && self.env.now() > patience {
             self.forced = true;
             let history = Uuid::from_random(self.env.uuids.bytes());
-            self.command(Admin::Force {
-                lost: lost.into_iter().collect(),
-                history,
-            });
+            self.command(Admin::Force { lost, history });
         }
     }
 

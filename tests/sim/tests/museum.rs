@@ -705,6 +705,64 @@ fn review_16_forced_start() {
     scene.end();
 }
 
+/// Who starts by force knows of fewer generations than there were in what is given up, and counts on with one of them.
+/// What was given up stays so, though its numbers are higher.
+#[test]
+fn review_16_forced_start_from_long_ago() {
+    let mut scene = Scene::new(2);
+    scene.write(0, 8);
+    scene.flush();
+    scene.lose(2);
+    scene.crash_client();
+    // The next client reaches the first member only, which is all that is needed.
+    scene.crash(2, true);
+    scene.open();
+    scene.until("served", Scene::is_served);
+    let newer = scene.write(0, 8);
+    scene.flush();
+    let given_up = scene.config();
+    scene.crash(1, true);
+    scene.crash_client();
+    scene.start(2);
+    scene.open();
+    scene.pass(5 * SECOND);
+    let history = Uuid::from_random([7; 16]);
+    let lost = MemberSet::only(id(1));
+    scene.command(Admin::Force { lost, history });
+    scene.until("served", Scene::is_served);
+    let config = scene.config();
+    assert_eq!(config.history, history);
+    assert_eq!(config.generation.number, given_up.generation.number);
+    let kept = scene.write(0, 8);
+    scene.start(1);
+    scene.pass(20 * SECOND);
+    assert_eq!(scene.held(1, 0), newer);
+    scene.command(Admin::Discard(id(1)));
+    whole(&mut scene);
+    assert_eq!(scene.read(0), kept);
+    assert_eq!(scene.held(1, 0), kept);
+    scene.end();
+}
+
+/// An older state of a disk is no copy, even before the client has noticed: while one is in, the world must not take
+/// the other one away.
+#[test]
+fn an_older_state_is_no_copy() {
+    let mut scene = Scene::new(2);
+    scene.write(0, 8);
+    scene.world.nodes.get_mut(&2).unwrap().keep_copy();
+    scene.lose(2);
+    scene.write(0, 8);
+    scene.find(2);
+    whole(&mut scene);
+    assert!(scene.world.env.observer.can_lose(1));
+    scene.crash(2, true);
+    let world = &mut scene.world;
+    world.nodes.get_mut(&2).unwrap().restore(&mut world.env);
+    assert!(scene.is_in_sync(2));
+    assert!(!scene.world.env.observer.can_lose(1));
+}
+
 /// Section 2 of the review, power loss of all: what was flushed is there.
 #[test]
 fn review_blackout() {
