@@ -44,7 +44,7 @@ pub enum Rule {
     Cost,
     /// A member in sync is said to have missed something (R11: its bitmap is empty by definition).
     LeftOver,
-    /// The metadata of a store cannot be read, though one good copy of each record was left whenever it was damaged.
+    /// The metadata of a store cannot be read, though it was not damaged: one copy of each record is good at any time.
     Unreadable,
 }
 

@@ -10,6 +10,7 @@ use crate::env::Env;
 use crate::env::Event;
 use crate::plan::US;
 use crate::queue::Nanos;
+use crate::random::Random;
 use rmr_proto::Layout;
 use rmr_proto::MemberId;
 use rmr_proto::Uuid;
@@ -31,8 +32,6 @@ pub struct Device {
     slow_until: Nanos,
     /// Accesses in order: metadata is written one after the other.
     busy_until: Nanos,
-    /// Copies of records that were damaged when the engine read them.
-    known: BTreeSet<u64>,
 }
 
 impl Device {
@@ -45,7 +44,6 @@ impl Device {
             hung_until: 0,
             slow_until: 0,
             busy_until: 0,
-            known: BTreeSet::new(),
         }
     }
 
@@ -166,14 +164,13 @@ impl Device {
         }
     }
 
-    /// The engine reads all records: what is damaged is known from now on, and to be repaired before anything else can go wrong.
-    pub fn starts(&mut self) {
-        self.known.clone_from(self.disk.damaged());
-    }
-
-    /// Whether there is damage that the engine cannot know of.
-    pub fn has_unknown_damage(&self) -> bool {
-        !self.disk.damaged().is_subset(&self.known)
+    /// The host is gone, or the disk was reset: see [`Disk::crash`].
+    pub fn crash(&mut self, layout: &Layout, power: bool, random: &mut Random) -> Done {
+        // One copy of a record is good at any time.
+        let is_bad = |offset: u64, damaged: &BTreeSet<u64>| {
+            twin(layout, offset).is_some_and(|twin| damaged.contains(&twin))
+        };
+        self.disk.crash_beside(power, random, is_bad)
     }
 
     /// Nothing is done for a while.

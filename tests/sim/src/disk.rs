@@ -192,6 +192,16 @@ impl Disk {
     /// The host is gone, or the disk was reset: of what is under way, any part is done. With `power` lost, so is
     /// what is not stable. Returns what changed.
     pub fn crash(&mut self, power: bool, random: &mut Random) -> Done {
+        self.crash_beside(power, random, |_, _| false)
+    }
+
+    /// As [`Disk::crash`]; `is_bad` says whether the other copy of a record is damaged, so that this one must not be spoiled.
+    pub fn crash_beside(
+        &mut self,
+        power: bool,
+        random: &mut Random,
+        is_bad: impl Fn(u64, &BTreeSet<u64>) -> bool,
+    ) -> Done {
         let mut done = Done::default();
         for (_, (access, ..)) in std::mem::take(&mut self.under_way) {
             match access {
@@ -212,7 +222,7 @@ impl Disk {
                     };
                     self.put(offset, &record, skip);
                     // The sector that was being written when the power went may be neither old nor new.
-                    if power && random.chance(1, 3) {
+                    if power && random.chance(1, 3) && !is_bad(offset, &self.damaged) {
                         self.spoil(offset, random);
                         self.torn.insert(offset);
                     }
@@ -285,9 +295,9 @@ impl Disk {
         self.outdated.contains(&offset) && !self.torn.contains(&offset)
     }
 
-    /// Copies that are damaged.
-    pub fn damaged(&self) -> &BTreeSet<u64> {
-        &self.damaged
+    /// Whether no copy of a record is damaged.
+    pub fn is_undamaged(&self) -> bool {
+        self.damaged.is_empty()
     }
 
     /// Makes a copy of a record unreadable.

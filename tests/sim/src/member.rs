@@ -454,7 +454,6 @@ impl Node {
             // Another one at each start is all that is asked for.
             salt: self.boot as u32,
         };
-        self.device.starts();
         let reader = &mut DiskReader(&self.device.disk);
         match Member::start(&HostMemory, info, &hot, reader) {
             Ok(member) => {
@@ -471,12 +470,11 @@ impl Node {
         }
     }
 
-    /// What is on its disk after it went down; `ran`: the engine could read it before. One copy of each record is always good, as far as the engine could know: so they
-    /// can be read.
+    /// What is on its disk after it went down; `ran`: the engine could read it before. One copy of each record is good at any
+    /// time, so where none was damaged, all can be read.
     fn look_at_crashed_disk(&mut self, env: &mut Env, ran: bool) {
         self.look_at_disk();
-        if ran && self.aside.is_none() && !self.image.readable && !self.device.has_unknown_damage()
-        {
+        if ran && self.aside.is_none() && !self.image.readable && self.device.disk.is_undamaged() {
             let what = format!("member {} cannot read its records any more", self.member);
             env.observer.violate(Violation {
                 rule: Rule::Unreadable,
@@ -488,7 +486,7 @@ impl Node {
 
     /// Its host is gone.
     pub fn crash(&mut self, env: &mut Env, power: bool) {
-        let done = self.device.disk.crash(power, &mut env.random);
+        let done = self.device.crash(&self.layout, power, &mut env.random);
         self.gone(env, &done);
     }
 
@@ -525,7 +523,7 @@ impl Node {
         self.boot += 1;
         let ran = self.running.is_some();
         self.stop_engine();
-        let done = self.device.disk.crash(power, &mut env.random);
+        let done = self.device.crash(&self.layout, power, &mut env.random);
         self.show(env, &done);
         self.look_at_crashed_disk(env, ran);
         env.observer.restarted(self.member, 0);
@@ -1369,7 +1367,7 @@ impl Node {
                 self.up = false;
                 let ran = self.running.is_some();
                 self.stop_engine();
-                let done = self.device.disk.crash(false, &mut env.random);
+                let done = self.device.crash(&self.layout, false, &mut env.random);
                 self.show(env, &done);
                 self.look_at_crashed_disk(env, ran);
                 env.observer.restarted(self.member, 0);
