@@ -78,6 +78,8 @@ const CONFIGURATIONS: &[&str] = &[
 ];
 /// Nothing is lost, but it does not go on, or not in time.
 const TIME: &[&str] = &["Slow", "Stuck", "Frozen", "Storm", "Spinning"];
+/// A record counts that is not on disk, or not twice.
+const RECORDS: &[&str] = &["Fencing", "Unreadable", "Durability", "Unmarked"];
 /// A member in sync is said to have missed something.
 const LEFT_OVER: &[&str] = &["LeftOver"];
 /// A store whose records nobody damaged cannot be read.
@@ -86,13 +88,13 @@ const READABLE: &[&str] = &["Unreadable"];
 bugs! {
     // Client side. The number is that of the finding in the review of the rules.
     /// 2: the configuration is computed from the answers to queries, not from those of promises.
-    DecideOnQuery = 0, CLIENTS;
+    DecideOnQuery = 250, CLIENTS;
     /// 3: the next epoch is derived from an unfinished one.
-    DeriveFromUnfinished = 100, CLIENTS;
+    DeriveFromUnfinished = 250, CONFIGURATIONS;
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
     FlushOnlyInSync = 2000, STABLE;
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
-    TellOnlyInSync = 0, MARKS;
+    TellOnlyInSync = 500, MARKS;
     /// 7: a volume goes on with a member that restarted.
     ResumeFromRestarted = 250, DATA;
     /// 8: requests start while a drop is being installed.
@@ -102,23 +104,23 @@ bugs! {
     /// 8: the chunks of writes in flight are not told at a drop.
     NoLists = 100, MARKS;
     /// 9: a receiver is added while writes are in flight.
-    NoDrain = 100, MARKS;
+    NoDrain = 500, MARKS;
     /// 11: suspects are told for absent members only.
     SuspectsForAbsentOnly = 100, MARKS;
     /// 14, 15: suspects are not told at all at an attach.
     NoRelay = 100, MARKS;
     /// 15: a configuration counts without a majority.
-    NoMajority = 0, CLIENTS;
+    NoMajority = 500, CLIENTS;
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync = 100, CLIENTS;
     /// A volume goes on after a forced start, whatever the application was told.
-    ForceOnOpenDevice = 0, DATA;
+    ForceOnOpenDevice = 1000, DATA;
     /// A member whose removal was not completed stays in sync.
     LeaverStays = 0, CLIENTS;
     /// A pool of the same name is taken for the right one.
     TakeAnyPool = 0, DATA;
     /// 18: a store known to be rolled back is taken.
-    AcceptRolledBack = 0, DATA;
+    AcceptRolledBack = 1000, DATA;
     /// 16: a store of another history is overwritten unasked.
     AcceptDiverged = 0, DATA;
     /// 17: a client that was fenced attaches again.
@@ -126,7 +128,7 @@ bugs! {
     /// 19: reads go to members that are catching up, and they answer.
     ReadFromCatchingUp = 100, ADMISSION;
     /// 20: a write that failed is not marked.
-    NoMarkOfFailed = 2000, MARKS;
+    NoMarkOfFailed = 0, MARKS;
     /// 21: as many extents as one likes in flight.
     NoExtentBudget = 2000, TIME;
     /// 23: the in-sync set is kept in spite of suspects.
@@ -138,7 +140,7 @@ bugs! {
     /// A member is promoted although it is not ready.
     PromoteUnready = 100, DATA;
     /// A member that is taken back is not told that an episode begins.
-    RejoinWithoutEpisode = 100, ADMISSION;
+    RejoinWithoutEpisode = 100, TIME;
     /// A request completes with the first acknowledgement.
     CompleteOnFirst = 100, DATA;
     /// Writes count as complete everywhere as soon as they are sent.
@@ -148,7 +150,7 @@ bugs! {
     /// 22: the last member in sync is dropped for the error of one request.
     DropLastForError = 0, TIME;
     /// 24: a new store gets the place of another one, and nobody has all of it dirty.
-    NewStoreUnmarked = 0, MARKS;
+    NewStoreUnmarked = 100, MARKS;
     /// 24: a store is taken for the one that had its place, by client and member.
     AcceptOtherStore = 0, DATA;
     /// 28: a member that cannot be taken back is tried again at once.
@@ -157,9 +159,9 @@ bugs! {
     /// 18: a page of which something may be missing is believed.
     TrustSuspicious = 0, MARKS;
     /// After a crash the good copy of a record is overwritten before the other one is repaired.
-    RepairLast = 0, READABLE;
+    RepairLast = 250, READABLE;
     /// 5: the chunks of the log are not dirty on absent members after a restart.
-    ForgetLogOfAbsent = 100, MARKS;
+    ForgetLogOfAbsent = 0, MARKS;
     /// 9: the table of executed writes outlives an episode.
     KeepDuplicates = 100, ADMISSION;
     /// A write does not wait for its extent to be in the log.
@@ -192,15 +194,15 @@ bugs! {
     /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
     NoPromotionFlush = 100, STABLE;
     /// 29: bitmaps of members in sync are not emptied.
-    KeepBitsOfInSync = 0, LEFT_OVER;
+    KeepBitsOfInSync = 100, LEFT_OVER;
     /// 16: what a member knows the others missed is not dirty on itself.
-    ForgetMissedByOthers = 0, MARKS;
+    ForgetMissedByOthers = 1000, MARKS;
     /// Changed pages of bitmaps are not written.
-    NoPages = 100, MARKS;
+    NoPages = 100, RECORDS;
     /// 18: a record is written once only.
-    OneCopy = 100, DATA;
+    OneCopy = 100, RECORDS;
     /// 5: only the own bitmap is fetched.
-    FetchOnlyOwn = 100, DATA;
+    FetchOnlyOwn = 500, DATA;
     /// 10: the own bitmap counts before it was fetched.
     TrustOwnBitmap = 100, DATA;
     /// 13: a clear is obeyed without proof: whoever sends it, under whatever older epoch.
@@ -210,9 +212,9 @@ bugs! {
     /// 22: only members in sync are asked for what was missed.
     PullFromInSyncOnly = 0, TIME;
     /// 25: a discard is no write: what it changes is dirty nowhere.
-    DiscardUnmarked = 0, MARKS;
+    DiscardUnmarked = 100, MARKS;
     /// What was pulled before chunks were marked counts for them.
-    ProveInSpiteOfMerge = 250, DATA;
+    ProveInSpiteOfMerge = 500, DATA;
     /// 10: a chunk is pulled although its last writes may be missing on the source.
     PullRecent = 250, DATA;
     /// 14: a member goes on after a failed flush, and nothing is suspect.
@@ -224,9 +226,9 @@ bugs! {
     /// A change of the log is not written.
     LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.
-    AckListsEarly = 1000, MARKS;
+    AckListsEarly = 0, MARKS;
     /// A promise is answered before it is on disk.
-    PromiseUnwritten = 0, CLIENTS;
+    PromiseUnwritten = 100, CLIENTS;
 }
 
 /// Is this bug planted in this thread?
