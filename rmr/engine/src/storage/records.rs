@@ -67,6 +67,10 @@ pub trait Reader {
     fn read(&mut self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result<(), Status>;
 }
 
+/// The versions of pages that count for nothing when a store is read begin with its number of starts, shifted by this: their
+/// copies are not read, so their last version is not known. A page is not written so often in one run.
+const STARTS_SHIFT: u32 = 32;
+
 /// A record on disk.
 #[derive(Clone, Copy, Default, Hash)]
 struct Version {
@@ -198,6 +202,16 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         copies: &mut [[u8; RECORD_BYTES]; 2],
     ) -> Result<EpochRecord, StartError> {
         let mut record = self.read_epoch(reader, copies)?;
+        // Above all that may be on disk, or a copy of long ago could be taken for the newer one when a write is lost.
+        let first = Version {
+            sequence: record.incarnation.count().saturating_add(1) << STARTS_SHIFT,
+            second_first: false,
+        };
+        for page in 0..self.bitmaps.len() {
+            if let Some(version) = self.bitmaps.get_mut(page) {
+                *version = first;
+            }
+        }
         for page in 0..LOG_PAGES {
             self.read_log(page, reader, log, &mut record, copies)?;
         }
@@ -525,6 +539,59 @@ mod tests {
         let offset = records.first(at, &epoch(), &log, &bitmaps, &mut page);
         disk.0.insert(offset.unwrap(), page);
         assert!(read(disk).unwrap().record.suspect_all);
+    }
+
+    /// A page that did not count when the store was read gets a version above all before: otherwise what is left of an
+    /// older one is taken for it when the write of a copy is lost.
+    #[test]
+    fn a_write_is_lost_over_a_page_of_long_ago() {
+        let which = RecordId::Bitmap(id(2), 0);
+        // How often it was written when it counted, and how often since; which copy the last one is lost of.
+        for (before, since, lost) in [(1, 1, 0), (1, 1, 1), (2, 1, 0), (2, 1, 1), (3, 2, 0)] {
+            let (mut old, mut disk) = written();
+            let (log, none) = (Log::new(&HostMemory, 8).unwrap(), bitmaps());
+            let mut page = [0; RECORD_BYTES];
+            for _ in 1..before {
+                let first = old.first(which, &epoch(), &log, &none, &mut page);
+                disk.0.insert(first.unwrap(), page);
+                disk.0.insert(old.second(which, &mut page).unwrap(), page);
+            }
+            // Then it did not count, and the member started anew.
+            let away = EpochRecord {
+                bitmaps: MemberSet::EMPTY,
+                ..epoch()
+            };
+            let first = old.first(RecordId::Epoch, &away, &log, &none, &mut page);
+            disk.0.insert(first.unwrap(), page);
+            let second = old.second(RecordId::Epoch, &mut page).unwrap();
+            disk.0.insert(second, page);
+            let mut records = records();
+            let mut copies = [[0; RECORD_BYTES]; 2];
+            let mut read_log = Log::new(&HostMemory, 8).unwrap();
+            records
+                .read(&mut disk, &mut read_log, &bitmaps(), &mut copies)
+                .unwrap();
+            // Now it counts again.
+            let marks = bitmaps();
+            for write in 1..=since {
+                if write == since {
+                    marks.mark(MemberSet::only(id(2)), 20..21);
+                }
+                for which in [RecordId::Epoch, which] {
+                    let at = records.first(which, &epoch(), &log, &marks, &mut page);
+                    let is_lost = |copy| write == since && copy == lost && which != RecordId::Epoch;
+                    if !is_lost(0) {
+                        disk.0.insert(at.unwrap(), page);
+                    }
+                    let at = records.second(which, &mut page).unwrap();
+                    if !is_lost(1) {
+                        disk.0.insert(at, page);
+                    }
+                }
+            }
+            let found = read(disk).unwrap();
+            assert!(found.bitmaps.get(id(2), 20), "{before} {since} {lost}");
+        }
     }
 
     #[test]
