@@ -763,6 +763,50 @@ fn an_older_state_is_no_copy() {
     assert!(!scene.world.env.observer.can_lose(1));
 }
 
+/// A start is forced with a member that is behind, and then one with the other, that is to take over what the first one
+/// has not: so what it has again is right, and dirty on the first.
+#[test]
+fn forced_back_and_forth() {
+    let mut scene = Scene::with(Plan {
+        log_extents: 4,
+        ..calm(2)
+    });
+    scene.write(0, 8);
+    scene.flush();
+    scene.lose(2);
+    let newer = scene.write(0, 8);
+    // Until its extent is not in the log any more: it would be suspect.
+    for extent in 1..12 {
+        scene.flush();
+        scene.write(extent * 8192, 8);
+    }
+    scene.flush();
+    let forced = |scene: &mut Scene, away: u8, history: u8| {
+        scene.crash(away, true);
+        scene.crash_client();
+        scene.open();
+        scene.pass(5 * SECOND);
+        scene.until("waits", |scene| scene.state() == Some(State::Attaching));
+        let lost = MemberSet::only(id(away));
+        let history = Uuid::from_random([history; 16]);
+        scene.command(Admin::Force { lost, history });
+        scene.until("served", Scene::is_served);
+    };
+    scene.find(2);
+    scene.until("catches up", |scene| scene.receives(2));
+    forced(&mut scene, 1, 7);
+    assert_ne!(scene.read(0), newer);
+    scene.start(1);
+    scene.until("catches up", |scene| scene.receives(1));
+    assert_eq!(scene.held(1, 0), newer);
+    forced(&mut scene, 2, 8);
+    assert_eq!(scene.read(0), newer);
+    scene.start(2);
+    whole(&mut scene);
+    assert_eq!(scene.held(2, 0), newer);
+    scene.end();
+}
+
 /// Section 2 of the review, power loss of all: what was flushed is there.
 #[test]
 fn review_blackout() {

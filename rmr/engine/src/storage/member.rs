@@ -648,6 +648,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 bitmaps.fill(MemberSet::only(own));
             }
             let config = self.next.installed.as_ref();
+            let forced = config.filter(|config| config.in_sync.contains(own));
+            if let Some(config) = forced.filter(|_| bitmaps.count(own) != 0) {
+                // Only a forced start takes who is behind for in sync. What it missed is right from now on, and those who
+                // have it differ.
+                for other in config.table().minus(config.in_sync) {
+                    bitmaps.collect(other, MemberSet::only(own));
+                }
+            }
             if let Some(config) = config.filter(|config| config.catching_up.contains(own)) {
                 // What it knows the others missed is what differs between them and itself (finding 16).
                 if !on(Bug::ForgetMissedByOthers) {
