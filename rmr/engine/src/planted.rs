@@ -196,7 +196,7 @@ bugs! {
     /// 29: bitmaps of members in sync are not emptied.
     KeepBitsOfInSync = 100, LEFT_OVER;
     /// 16: what a member knows the others missed is not dirty on itself.
-    ForgetMissedByOthers = 1000, MARKS;
+    ForgetMissedByOthers = 0, MARKS;
     /// Changed pages of bitmaps are not written.
     NoPages = 100, RECORDS;
     /// 18: a record is written once only.
@@ -222,7 +222,7 @@ bugs! {
     /// What was pulled is clean before it is stable.
     ProveUnflushed = 2000, STABLE;
     /// What is fetched replaces what was known to be dirty.
-    ReplaceBitmap = 1000, MARKS;
+    ReplaceBitmap = 0, MARKS;
     /// A change of the log is not written.
     LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.
