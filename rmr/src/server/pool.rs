@@ -424,6 +424,7 @@ impl Registry {
 #[inline(never)]
 fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
     let member = next_incarnation(&*store, &info)?;
+    // Here and not in there, where more is on the stack.
     store.save_epoch(member.record())?;
     let attached = Attached {
         store,
@@ -451,6 +452,7 @@ fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<KBox<MemberSt
     Ok(KBox::new(member, GFP_KERNEL)?)
 }
 
+/// The record that the store has, on the heap.
 #[inline(never)]
 fn last_epoch(store: &dyn Store) -> Result<KBox<EpochRecord>> {
     Ok(KBox::new(store.load_epoch()?, GFP_KERNEL)?)
