@@ -31,8 +31,8 @@ use zerocopy_derive::Unaligned;
 /// Most runs of a [`Ask::Clear`].
 pub const MAX_CLEAR: usize = 64;
 
-/// Longest [`Ask::Pull`], in bytes.
-pub const MAX_PULL: u32 = 1 << 20;
+/// Longest [`Ask::Pull`], in bytes. What a message of the transport holds may be less than the largest chunk.
+pub const MAX_PULL: u32 = 64 << 10;
 
 /// Bytes of the longest message from member to member.
 pub const MAX_PEER_BYTES: usize =
