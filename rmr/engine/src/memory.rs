@@ -12,10 +12,12 @@ use core::ops::DerefMut;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
 
-/// A lender of arrays: `KVVec` in the kernel, `Vec` on a host. Asked only where allocating may sleep.
+/// A lender of arrays (`KVVec` in the kernel, `Vec` on a host) and boxes. Asked only where allocating may sleep.
 pub trait Memory {
     /// An array of fixed length; given back by dropping it.
     type Array<T>: DerefMut<Target = [T]>;
+    /// One thing that is too large to be moved about on a stack; given back by dropping it.
+    type Box<T>: DerefMut<Target = T>;
 
     /// An array of `len` elements; `make` is called for each place from 0 on.
     fn array<T>(
@@ -23,6 +25,9 @@ pub trait Memory {
         len: usize,
         make: impl FnMut(usize) -> T,
     ) -> Result<Self::Array<T>, NoMemory>;
+
+    /// A box with what `make` makes.
+    fn boxed<T>(&self, make: impl FnOnce() -> T) -> Result<Self::Box<T>, NoMemory>;
 }
 
 /// Memory of a host program (tests, simulator): there is always some.
@@ -33,6 +38,7 @@ pub struct HostMemory;
 #[cfg(not(CONFIG_RUST))]
 impl Memory for HostMemory {
     type Array<T> = std::vec::Vec<T>;
+    type Box<T> = std::boxed::Box<T>;
 
     fn array<T>(
         &self,
@@ -40,6 +46,10 @@ impl Memory for HostMemory {
         make: impl FnMut(usize) -> T,
     ) -> Result<Self::Array<T>, NoMemory> {
         Ok((0..len).map(make).collect())
+    }
+
+    fn boxed<T>(&self, make: impl FnOnce() -> T) -> Result<Self::Box<T>, NoMemory> {
+        Ok(std::boxed::Box::new(make()))
     }
 }
 

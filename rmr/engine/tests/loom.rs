@@ -350,9 +350,14 @@ struct Little;
 
 impl Memory for Little {
     type Array<T> = Vec<T>;
+    type Box<T> = Box<T>;
 
     fn array<T>(&self, len: usize, make: impl FnMut(usize) -> T) -> Result<Vec<T>, NoMemory> {
         Ok((0..len.min(4)).map(make).collect())
+    }
+
+    fn boxed<T>(&self, make: impl FnOnce() -> T) -> Result<Self::Box<T>, NoMemory> {
+        Ok(Box::new(make()))
     }
 }
 

@@ -36,9 +36,14 @@ struct Little;
 
 impl Memory for Little {
     type Array<T> = Vec<T>;
+    type Box<T> = std::boxed::Box<T>;
 
     fn array<T>(&self, len: usize, make: impl FnMut(usize) -> T) -> Result<Vec<T>, NoMemory> {
         Ok((0..len.min(512)).map(make).collect())
+    }
+
+    fn boxed<T>(&self, make: impl FnOnce() -> T) -> Result<Self::Box<T>, NoMemory> {
+        Ok(std::boxed::Box::new(make()))
     }
 }
 

@@ -82,10 +82,10 @@ pub struct Member<M: Memory, C> {
     pub(super) info: StoreInfo,
     life: Life,
     /// As on disk.
-    pub(super) record: EpochRecord,
+    pub(super) record: M::Box<EpochRecord>,
     /// As it will be on disk.
-    next: EpochRecord,
-    records: Records<M, C>,
+    next: M::Box<EpochRecord>,
+    records: M::Box<Records<M, C>>,
     log: Log<M>,
     /// Every extent of the log is suspect (R14), until a configuration that carries them is on disk.
     log_suspect: bool,
@@ -97,10 +97,10 @@ pub struct Member<M: Memory, C> {
     pub(super) plan: Option<Plan>,
     pending: Pending,
     /// A control message that waits for the end of a plan.
-    waiting: Option<(u64, Control, bool)>,
+    waiting: M::Box<Option<(u64, Control, bool)>>,
     /// Merges to be answered, and whether the plan under way covers their marks.
     merges: [Option<(u64, bool)>; MAX_MERGES],
-    pub(super) resync: Resync,
+    pub(super) resync: M::Box<Resync>,
 }
 
 #[cfg(not(CONFIG_RUST))]
@@ -117,23 +117,23 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared: &Shared<M, J>,
         reader: &mut impl Reader,
     ) -> Result<Self, StartError> {
-        let mut records = Records::new(memory, info.store, info.layout.clone())?;
+        let records = Records::new(memory, info.store, info.layout.clone())?;
+        let mut records = memory.boxed(|| records)?;
         let mut log = Log::new(memory, info.log_extents)?;
         let mut pages = memory.array(2, |_| [0; RECORD_BYTES])?;
         let copies = pages.first_chunk_mut::<2>().ok_or(StartError::NoMemory)?;
-        let record = records.read(reader, &mut log, &shared.bitmaps, copies)?;
-        let mut next = record.clone();
-        if !on(Bug::IgnoreRestart) || record.incarnation.is_none() {
-            next.incarnation =
-                (record.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
+        let found = records.read(reader, &mut log, &shared.bitmaps, copies)?;
+        let mut next = memory.boxed(|| found)?;
+        if !on(Bug::IgnoreRestart) || next.incarnation.is_none() {
+            next.incarnation = (next.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
         }
         next.all_dirty = shared.bitmaps.full();
-        next.bitmaps = record.bitmaps.minus(next.all_dirty);
+        next.bitmaps = next.bitmaps.minus(next.all_dirty);
         let log_suspect = log.extents().next().is_some() && !on(Bug::ForgetLogAtStart);
         Ok(Self {
             info,
             life: Life::Starting,
-            record: next.clone(),
+            record: memory.boxed(|| EpochRecord::clone(&next))?,
             next,
             records,
             log,
@@ -143,9 +143,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             serving: None,
             plan: None,
             pending: Pending::Nothing,
-            waiting: None,
+            waiting: memory.boxed(|| None)?,
             merges: [None; MAX_MERGES],
-            resync: Resync::new(),
+            resync: memory.boxed(Resync::new)?,
         })
     }
 
@@ -262,7 +262,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 if self.plan.as_ref().is_some_and(Plan::is_change) || self.waiting.is_some() {
                     reply(out, call, message.kind(), Status::Busy);
                 } else {
-                    self.waiting = Some((call, message.clone(), other_alive));
+                    *self.waiting = Some((call, message.clone(), other_alive));
                 }
             }
             _ => self.change(call, message, other_alive, shared, out),
@@ -608,7 +608,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 if plan.goal == Goal::Promise && on(Bug::PromiseUnwritten) {
                     self.record.clone_from(&self.next);
                 }
-                if plan.epoch || self.next != self.record {
+                if plan.epoch || *self.next != *self.record {
                     plan.epoch = false;
                     plan.stage = Stage::Epoch;
                     self.write(RecordId::Epoch, shared, out);

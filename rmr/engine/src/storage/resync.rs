@@ -319,6 +319,14 @@ impl Resync {
         self.claimed.take().is_some()
     }
 
+    /// A chunk was written, and is to be proved.
+    fn note_written(&mut self, chunk: u64) {
+        if let Some(place) = self.written.get_mut(self.count) {
+            *place = Run::new(chunk, 1);
+            self.count += 1;
+        }
+    }
+
     fn call(&mut self) -> u64 {
         self.last_call += 1;
         self.last_call
@@ -650,10 +658,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 None => self.end_pull(slot, shared),
             }
         } else {
-            if let Some(place) = self.resync.written.get_mut(self.resync.count) {
-                *place = Run::new(done.chunk, 1);
-                self.resync.count += 1;
-            }
+            self.resync.note_written(done.chunk);
             self.end_pull(slot, shared);
             if let Some((_, len)) = shared.geometry().chunk_range(done.chunk) {
                 self.resync.rate.add(now, len);
