@@ -125,6 +125,11 @@ impl Session {
         self.rtrs.query()
     }
 
+    /// Breaks the session; everything sent comes back.
+    pub(crate) fn close(&self) {
+        self.rtrs.close();
+    }
+
     /// A permit to send one message, if one is free. Any context but hard interrupts.
     pub(crate) fn permit(&self) -> Option<Permit> {
         self.rtrs.permit()

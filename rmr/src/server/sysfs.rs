@@ -89,5 +89,5 @@ pub(crate) static POOL: [Attr<Pool>; 9] = [
 ];
 
 fn report(pool: &Pool) -> Option<MemberReport> {
-    Registry::get().ok()?.report(&pool.name)
+    pool.report()
 }
