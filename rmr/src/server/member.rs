@@ -9,6 +9,7 @@
 //!
 //! Stacks are small and records are large, so they are in boxes, and the engine runs on the stack of the job alone.
 
+use super::address::Book;
 use super::disk;
 use super::disk::Disk;
 use super::disk::Work;
@@ -181,7 +182,6 @@ pub(crate) struct Runner {
     reaper: Gate<Job<Runner>>,
     #[pin]
     pub(crate) disk: Disk,
-    #[pin]
     pub(crate) peers: Peers,
     #[pin]
     mailbox: Mutex<Mailbox>,
@@ -211,6 +211,7 @@ impl Runner {
     #[inline(never)]
     pub(crate) fn start(
         store: Arc<dyn Store>,
+        book: Arc<Book>,
         directory: Arc<Directory>,
         table: Arc<Table>,
         queue: &Arc<Queue>,
@@ -219,7 +220,7 @@ impl Runner {
         let hot = Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?)
             .map_err(|_| ENOMEM)?;
         let engine = load(&*store, &info, &hot)?;
-        let runner = Self::assemble(store, &info, hot, engine, directory, table)?;
+        let runner = Self::assemble(store, &info, (hot, engine), book, directory, table)?;
         runner.disk.open(queue, &runner)?;
         runner
             .reaper
@@ -253,8 +254,8 @@ impl Runner {
     fn assemble(
         store: Arc<dyn Store>,
         info: &StoreInfo,
-        hot: Hot,
-        engine: KBox<Engine>,
+        (hot, engine): (Hot, KBox<Engine>),
+        book: Arc<Book>,
         directory: Arc<Directory>,
         table: Arc<Table>,
     ) -> Result<Arc<Self>> {
@@ -286,7 +287,7 @@ impl Runner {
                 job: Gate::new(),
                 reaper: Gate::new(),
                 disk <- Disk::new(),
-                peers <- Peers::new(),
+                peers: Peers::new(book)?,
                 mailbox <- new_mutex!(Mailbox { mail: KVec::new(), shut: false }),
                 retired <- new_mutex!(Retired { list: KVec::new(), wanted: false }),
                 started <- Happened::new(),
@@ -306,11 +307,12 @@ impl Runner {
         for (_, op) in mail {
             op.respond(Status::NoStore.wire());
         }
-        let sessions = self.peers.take_all();
-        // The job holds the lock while it runs; afterwards it can make no calls.
-        let timer = self.state.lock().shell.timer.take();
+        let mut state = self.state.lock();
+        self.peers.shut();
+        let timer = state.shell.timer.take();
+        drop(state);
         drop(timer);
-        self.peers.wait(&sessions);
+        self.peers.wait();
         drop(self.job.retire());
         self.disk.close();
         let mut state = self.state.lock();
@@ -328,11 +330,6 @@ impl Runner {
         }
         self.parked
             .drain(|slot| op::give_up(self, slot, Status::NoStore));
-        if let Ok(registry) = crate::client::registry::Registry::get() {
-            for session in sessions {
-                registry.put_session(session);
-            }
-        }
     }
 
     /// What it would report.

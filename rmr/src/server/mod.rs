@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`pool`] | a pool on this node, and its store |
 //! | [`member`] | a member that runs: the shell around the engine |
+//! | [`address`] | where the other members are |
 //! | [`disk`] | what the engine wants of its disk |
 //! | [`peer`] | the other members, as this one speaks to them |
 //! | [`serving`] | a member that serves IO, as the hot path sees it |
@@ -13,6 +14,7 @@
 //! | [`listener`] | the RTRS server: takes messages in and tells them apart |
 //! | [`sysfs`] | `/sys/class/rmr-server` |
 
+pub(crate) mod address;
 pub(crate) mod disk;
 pub(crate) mod listener;
 pub(crate) mod member;

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The other members of a pool, as this one speaks to them: sessions to their nodes, calls, and what calls bring.
+//! The other members of a pool, as this one speaks to them: calls, and what they bring.
 //!
 //! A call is a [`Message`] with memory of its own for the answer. It has one of a few slots from when it is sent until the
 //! engine has heard of its end; data that was pulled stays in it until it is written.
 
+use super::address::Book;
 use super::member::Runner;
 use super::serving::Serving;
-use crate::client::session::Session;
 use crate::refuse;
-use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use kernel::sync::Mutex;
+use rmr_engine::sync::AtomicU32;
 use rmr_engine::sync::AtomicU64;
 use rmr_proto::Ask;
 use rmr_proto::Kind;
 use rmr_proto::MemberId;
 use rmr_proto::Peer;
+use rmr_proto::PoolName;
 use rmr_proto::Status;
 use rmr_proto::MAX_PEER_BYTES;
 use rmr_proto::REPLY_BYTES;
@@ -91,90 +91,59 @@ impl Confirm for Call {
     }
 }
 
-/// Another member.
-struct Node {
-    member: MemberId,
-    session: Arc<Session>,
-}
-
 /// See the head of the file.
-#[pin_data]
 pub(crate) struct Peers {
-    #[pin]
-    nodes: Mutex<KVec<Node>>,
+    book: Arc<Book>,
     /// Calls that are over.
     over: IrqLocks<Option<KBox<Message<Call>>>>,
     /// Which of them there are, by bit.
     ready: AtomicU64,
     /// Slots that are taken, by bit. Changed by the member's job only.
     taken: AtomicU64,
+    /// No more calls are made. Changed under the lock of the member's job.
+    shut: AtomicU32,
 }
 
 impl Peers {
-    /// Nobody is known. Sleeps.
-    pub(crate) fn new() -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            nodes <- new_mutex!(KVec::new()),
+    /// Those in `book`. Sleeps.
+    pub(crate) fn new(book: Arc<Book>) -> Result<Self> {
+        Ok(Self {
+            book,
             over: new_irq_locks!(SLOTS, |_| None)?,
             ready: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            shut: AtomicU32::new(0),
         })
-    }
-
-    /// The node of another member is reached over `session` from now on. Returns the session used before.
-    pub(crate) fn set(
-        &self,
-        member: MemberId,
-        session: Arc<Session>,
-    ) -> Result<Option<Arc<Session>>> {
-        let mut nodes = self.nodes.lock();
-        if let Some(node) = nodes.iter_mut().find(|node| node.member == member) {
-            return Ok(Some(core::mem::replace(&mut node.session, session)));
-        }
-        nodes.push(Node { member, session }, GFP_KERNEL)?;
-        Ok(None)
-    }
-
-    /// Takes all sessions.
-    pub(crate) fn take_all(&self) -> KVec<Arc<Session>> {
-        let mut sessions = KVec::new();
-        for node in core::mem::take(&mut *self.nodes.lock()) {
-            // Without memory the session is dropped here, which closes it all the same.
-            let _ = sessions.push(node.session, GFP_KERNEL);
-        }
-        sessions
-    }
-
-    fn session(&self, member: MemberId) -> Option<Arc<Session>> {
-        let nodes = self.nodes.lock();
-        let node = nodes.iter().find(|node| node.member == member)?;
-        Some(node.session.clone())
     }
 
     /// Whether it is known where a member is.
     pub(crate) fn knows(&self, member: MemberId) -> bool {
-        self.nodes.lock().iter().any(|node| node.member == member)
+        self.book.knows(member)
     }
 
     /// Breaks the connection to a member: all calls to it are over. Sleeps.
     pub(crate) fn close(&self, member: MemberId) {
-        if let Some(session) = self.session(member) {
+        if let Some(session) = self.book.session(member) {
             session.close();
         }
     }
 
-    /// Waits until no call is under way, and none that was pulled is being written; if that takes long, breaks the sessions.
-    /// No more calls are made. Sleeps.
-    pub(crate) fn wait(&self, sessions: &[Arc<Session>]) {
-        for turn in 0.. {
-            if self.taken.load() == 0 {
-                return;
-            }
+    /// No more calls are made. The member's job does not run.
+    pub(crate) fn shut(&self) {
+        self.shut.store(1);
+    }
+
+    /// Waits until no call is under way, and nothing that was pulled is being written; if that takes long, breaks the
+    /// connections. To be called when they are shut. Sleeps.
+    pub(crate) fn wait(&self) {
+        let mut turn = 0;
+        while self.taken.load() != 0 {
             if turn == PATIENCE_MS / 2 {
-                for session in sessions {
-                    session.close();
+                for member in MemberId::all() {
+                    self.close(member);
                 }
             }
+            turn += 1;
             sleep_ms(2);
         }
     }
@@ -188,7 +157,10 @@ impl Peers {
         to: MemberId,
         message: &Peer<'_>,
     ) -> Result<(), Status> {
-        let session = self.session(to).ok_or(Status::Disconnected)?;
+        if self.shut.load() != 0 {
+            return Err(Status::Disconnected);
+        }
+        let session = self.book.session(to).ok_or(Status::Disconnected)?;
         let permit = session.permit().ok_or(Status::Disconnected)?;
         let slot = self.taken.load().trailing_ones();
         if slot as usize >= SLOTS {
@@ -270,7 +242,7 @@ fn pack(call: Call, ask: &Ask<'_>) -> Result<(KBox<Message<Call>>, Dir)> {
 
 /// Says once that a member is not reached.
 #[cold]
-pub(crate) fn unknown(pool: &rmr_proto::PoolName, member: MemberId) {
+pub(crate) fn unknown(pool: &PoolName, member: MemberId) {
     refuse!(
         (),
         "pool {}: this node does not know where member {} is, from which it is to catch up; write its address to add_peer of the pool",

@@ -12,6 +12,7 @@
 //! What promises and installations do is the engine's; a [`Runner`] runs it for each store. A runner whose store fails is stopped
 //! and another one started, with pauses that grow, until the store is removed.
 
+use super::address::Book;
 use super::listener::Listener;
 use super::listener::Session;
 use super::member::Runner;
@@ -32,6 +33,7 @@ use rmr_proto::PoolName;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_sys::global::Global;
+use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::time::sleep_ms;
 use rmr_sys::tree;
@@ -62,6 +64,8 @@ struct Current {
 pub(crate) struct Pool {
     pub(crate) name: PoolName,
     pub(crate) member: MemberId,
+    /// Where the other members are.
+    pub(crate) book: Arc<Book>,
     /// Held while a member is started or stopped.
     #[pin]
     changing: Mutex<()>,
@@ -94,7 +98,7 @@ impl Pool {
                 self.name
             ));
         }
-        let runner = registry.start(store.clone())?;
+        let runner = registry.start(store.clone(), self.book.clone())?;
         *self.current.lock() = Current {
             store: Some(store),
             runner: Some(runner),
@@ -140,7 +144,7 @@ impl Pool {
             let Some(store) = self.current.lock().store.clone() else {
                 return;
             };
-            if let Ok(runner) = registry.start(store) {
+            if let Ok(runner) = registry.start(store, self.book.clone()) {
                 pr_info!("pool {}: member {} runs again\n", core::format_args!("{}", self.name), core::format_args!("{}", self.member));
                 self.current.lock().runner = Some(runner);
                 return;
@@ -154,6 +158,13 @@ struct Entry {
     /// Made by attaching a store, not by join_pool: goes with the store.
     implied: bool,
     _dir: Dir<Pool>,
+}
+
+impl Drop for Entry {
+    /// Waits for readers of the files, who want the registry's lock.
+    fn drop(&mut self) {
+        self.pool.book.close();
+    }
 }
 
 struct Inner {
@@ -279,13 +290,15 @@ impl Registry {
             pin_init!(Pool {
                 name,
                 member,
+                book: Book::new()?,
                 changing <- new_mutex!(()),
                 current <- new_mutex!(Current { store: None, runner: None }),
-            }),
+            }? Error),
             GFP_KERNEL,
         )?;
         let file = crate::client::sysfs::file_name(name.as_str())?;
         let dir = Dir::in_dir(&self.pools_dir, &file, pool.clone(), &sysfs::POOL)?;
+        pool.book.open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
         inner.entries.push(
             Entry {
                 pool: pool.clone(),
@@ -323,9 +336,10 @@ impl Registry {
         Ok(())
     }
 
-    fn start(&self, store: Arc<dyn Store>) -> Result<Arc<Runner>> {
+    fn start(&self, store: Arc<dyn Store>, book: Arc<Book>) -> Result<Arc<Runner>> {
         Runner::start(
             store,
+            book,
             self.directory.clone(),
             self.table.clone(),
             &self.queue,
