@@ -5,8 +5,13 @@
 //!
 //! Parses what the administrator writes and formats what is read; everything else is in `pool`.
 
+use super::address::Node;
 use super::pool::Pool;
 use super::pool::Registry;
+use crate::client;
+use crate::client::session;
+use crate::client::session::Wait;
+use crate::client::session::MAX_NAME;
 use crate::malformed;
 use crate::refuse;
 use kernel::prelude::*;
