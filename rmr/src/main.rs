@@ -10,6 +10,7 @@ use kernel::prelude::*;
 use rmr_sys::tree::Tree;
 
 pub mod client;
+mod memory;
 pub mod refuse;
 pub mod server;
 pub mod store;
