@@ -566,7 +566,7 @@ impl Driver {
         for id in core::mem::replace(&mut outbox.close, MemberSet::EMPTY) {
             if let Some(leg) = core.leg(id) {
                 leg.set_usable(false);
-                leg.session.close_soon();
+                leg.session.close();
             }
         }
         for id in core::mem::replace(&mut outbox.to_call, MemberSet::EMPTY) {
@@ -642,15 +642,16 @@ impl Driver {
     fn explain(&self, state: &State, coordinator: &Coordinator<KernelMemory>) {
         let pool = &self.pool;
         match state {
-            State::Held => match coordinator.config() {
-                Some(config) => say!(
-                    pr_warn,
-                    "pool {}: no member with all data can be reached: IO is held; it goes on when enough of {} are back",
-                    pool,
-                    config.table()
-                ),
-                None => {}
-            },
+            State::Held => {
+                if let Some(config) = coordinator.config() {
+                    say!(
+                        pr_warn,
+                        "pool {}: no member with all data can be reached: IO is held; it goes on when enough of {} are back",
+                        pool,
+                        config.table()
+                    );
+                }
+            }
             State::Lost => refuse!(
                 (),
                 "pool {}: acknowledged data may be gone: all IO fails until the device is unmapped",

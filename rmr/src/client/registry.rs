@@ -8,6 +8,7 @@
 use super::pool::Joining;
 use super::pool::Pool;
 use super::session::Session;
+use super::session::Wait;
 use super::sysfs;
 use crate::refuse;
 use crate::refuse::text;
@@ -130,10 +131,16 @@ impl Registry {
         Ok(())
     }
 
-    /// The session `name`, opened if there is none. `paths` may be empty if there is one.
+    /// The session `name`, opened if there is none. `paths` may be empty if there is one. One that is to be connected is
+    /// waited for only if it is new.
     ///
     /// Every session that was got must be [put back](Self::put_session).
-    pub(crate) fn get_session(&self, name: &CStr, paths: KVec<PathAddr>) -> Result<Arc<Session>> {
+    pub(crate) fn get_session(
+        &self,
+        name: &CStr,
+        paths: KVec<PathAddr>,
+        wait: Wait,
+    ) -> Result<Arc<Session>> {
         let mut inner = self.inner.lock();
         if let Some(shared) = inner.sessions.iter_mut().find(|s| s.session.name() == name) {
             if !paths.is_empty() && !shared.session.has_paths(&paths) {
@@ -154,7 +161,7 @@ impl Registry {
             ));
         }
         inner.sessions.reserve(1, GFP_KERNEL)?;
-        let session = Session::open(name, paths, &self.slow).map_err(|error| {
+        let session = Session::open(name, paths, &self.slow, wait).map_err(|error| {
             let advice = if error == ENODEV {
                 "there is no RDMA device for this address; load its driver, or make one with `rdma link add`"
             } else {

@@ -10,7 +10,10 @@
 //! Everybody who [watches](Session::watch) hears of each change, after everything that was sent has come back.
 
 use super::driver::Driver;
-use core::ops::Deref;
+use crate::malformed;
+use crate::refuse;
+use crate::refuse::numbered;
+use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -19,6 +22,7 @@ use kernel::sync::atomic::Full;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use rmr_engine::options::Value;
 use rmr_proto::MemberId;
 use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
@@ -28,9 +32,14 @@ use rmr_sys::work::Job;
 use rmr_sys::work::Queue;
 use rtrs::Attrs;
 use rtrs::CallError;
+use rtrs::Confirm;
+use rtrs::Dir;
 use rtrs::LinkEvent;
 use rtrs::LinkHandler;
+use rtrs::Message;
 use rtrs::PathAddr;
+use rtrs::Permit;
+use rtrs::SendError;
 use rtrs::SessionConfig;
 
 /// The port that nodes listen on, as in the C project.
@@ -45,11 +54,22 @@ const RECONNECT_ATTEMPTS: i16 = -1;
 const FIRST_PAUSE_MS: u32 = 100;
 const LONGEST_PAUSE_MS: u32 = 5_000;
 
+/// Most paths of a session.
+const MAX_PATHS: usize = 8;
+
 /// Longest name. RTRS allows 254 bytes; names are file names in sysfs.
 pub(crate) const MAX_NAME: usize = 63;
 
 /// Bytes of the longest path as text.
 const PATH_TEXT: usize = 160;
+
+/// Whether a session must be connected before somebody gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Connected,
+    /// It connects in the background.
+    No,
+}
 
 /// Who wants to know about the connection.
 struct Watcher {
@@ -120,7 +140,7 @@ impl Session {
         let link = Arc::pin_init(
             pin_init!(Link {
                 name,
-                up: Atomic::new(true),
+                up: Atomic::new(false),
                 watchers <- new_mutex!(KVec::new()),
             }),
             GFP_KERNEL,
@@ -137,9 +157,14 @@ impl Session {
             },
             GFP_KERNEL,
         )?;
-        session.connect()?;
+        if wait == Wait::Connected {
+            session.connect()?;
+        }
         let job = Job::new(queue, session.clone(), Self::work)?;
         session.job.publish(job)?;
+        if let Some(job) = session.job.enter() {
+            job.queue();
+        }
         Ok(session)
     }
 
@@ -174,7 +199,7 @@ impl Session {
     }
 
     /// Lets the RTRS session be closed; everything that is in flight comes back, then it is opened again. Any context.
-    pub(crate) fn close_soon(&self) {
+    pub(crate) fn close(&self) {
         self.close.store(true, Relaxed);
         if let Some(job) = self.job.enter() {
             job.rearm(0);
@@ -281,8 +306,100 @@ impl Session {
 
     /// Sends a control message and waits for its reply. Sleeps.
     pub(crate) fn call(&self, header: &[u8], reply: &mut [u8]) -> Result<(), CallError> {
-        let numbered = || crate::refuse::numbered(kernel::bindings::ENOTCONN);
-        let open = self.enter().ok_or_else(numbered)?;
+        let open = self.enter().ok_or_else(not_connected)?;
         open.call(header, reply, super::control::TIMEOUT_MS)
     }
+
+    /// A permit to send one message, if one is free and there is a connection. Any context but hard interrupts.
+    pub(crate) fn permit(&self) -> Option<Permit> {
+        self.enter()?.permit()
+    }
+
+    /// Sends a message, see [`rtrs::Session::send`].
+    pub(crate) fn send<C: Confirm>(
+        &self,
+        permit: Permit,
+        message: KBox<Message<C>>,
+        dir: Dir,
+        header: &[u8],
+    ) -> Result<(), SendError<C>> {
+        match self.enter() {
+            Some(open) => open.send(permit, message, dir, header),
+            None => Err(SendError {
+                message,
+                permit,
+                error: not_connected(),
+            }),
+        }
+    }
+
+    /// One word: `connected`, `disconnected` (RTRS connects again) or `connecting` (it is being opened).
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.rtrs.is_open(), self.link.up.load(Relaxed)) {
+            (true, true) => "connected",
+            (true, false) => "disconnected",
+            (false, _) => "connecting",
+        }
+    }
+}
+
+fn not_connected() -> Error {
+    numbered(bindings::ENOTCONN)
+}
+
+/// The addresses of `path=` words of a command; why they are refused is in the log.
+pub(crate) fn parse_paths<'a>(
+    command: &str,
+    values: impl Iterator<Item = Value<'a>>,
+) -> Result<KVec<PathAddr>> {
+    let mut paths = KVec::new();
+    for value in values {
+        let text = value.text().map_err(malformed!(command))?;
+        let path = PathAddr::parse(text, PORT).map_err(|error| {
+            refuse!(
+                error,
+                "{}: path={} is not an address; write ip:<v4>, ip:<v6> or gid:<gid>, with [<src>,] before if needed",
+                command,
+                text
+            )
+        })?;
+        if paths.len() == MAX_PATHS {
+            return Err(refuse!(E2BIG, "{}: more than {} paths", command, MAX_PATHS));
+        }
+        paths.push(path, GFP_KERNEL)?;
+    }
+    Ok(paths)
+}
+
+/// The name of a session, which is that of a directory in sysfs as well.
+pub(crate) fn file_name(command: &str, name: &str) -> Result<CString> {
+    if name.contains(['/', '.']) {
+        return Err(refuse!(
+            EINVAL,
+            "{}: sessname={} has a slash or a dot; choose a name without",
+            command,
+            name
+        ));
+    }
+    CString::try_from_fmt(fmt!("{name}"))
+}
+
+/// A name for a session that nobody named: the first address, with a dash for all that is neither letter nor digit.
+pub(crate) fn name_of(paths: &[PathAddr]) -> Result<CString> {
+    let mut buf = [0; PATH_TEXT];
+    let text = paths.first().ok_or(EINVAL)?.text(&mut buf);
+    // The destination is behind the source, if that is said.
+    let from = text.iter().rposition(|b| matches!(b, b'@' | b','));
+    let text = &text[from.map_or(0, |at| at + 1)..];
+    let mut name = [0; MAX_NAME];
+    let name = &mut name[..text.len().min(MAX_NAME)];
+    for (to, from) in name.iter_mut().zip(text) {
+        *to = if from.is_ascii_alphanumeric() {
+            *from
+        } else {
+            b'-'
+        };
+    }
+    let name = core::str::from_utf8(name).map_err(|_| EINVAL)?;
+    CString::try_from_fmt(fmt!("{name}"))
 }

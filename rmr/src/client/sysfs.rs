@@ -10,7 +10,9 @@ use super::pool::MemberFile;
 use super::pool::Mode;
 use super::pool::Pool;
 use super::registry::Registry;
+use super::session;
 use super::session::Session;
+use super::session::Wait;
 use super::session::MAX_NAME;
 use crate::malformed;
 use crate::refuse;
@@ -33,10 +35,6 @@ use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::sysfs::Writer;
 use rmr_sys::tree::Tree;
-use rtrs::PathAddr;
-
-/// Most paths that `add_sess` takes.
-const MAX_PATHS: usize = 8;
 
 /// Makes the class and what is in it. Sleeps.
 pub(crate) fn tree() -> Result<Tree<Registry>> {
@@ -262,12 +260,7 @@ pub(crate) static MEMBER: [Attr<MemberFile>; 9] = [
 /// Files of a session.
 pub(crate) static SESSION: [Attr<Session>; 3] = [
     Attr::ro(c"state", |session: &Session, w| {
-        let state = if session.is_connected() {
-            "connected"
-        } else {
-            "disconnected"
-        };
-        writeln!(w, "{state}")
+        writeln!(w, "{}", session.state())
     }),
     Attr::ro(c"paths", |session: &Session, w| session.write_paths(w)),
     // A session reconnects by itself, about once a second; the command is for those who know it from before.
@@ -297,33 +290,11 @@ fn add_sess(pool: &Arc<Pool>, line: &[u8]) -> Result {
         Ok((options, name, mode))
     };
     let (options, name, mode) = parse().map_err(malformed!(COMMAND))?;
-    if name.contains(['/', '.']) {
-        return Err(refuse!(
-            EINVAL,
-            "{}: sessname={} has a slash or a dot; choose a name without",
-            COMMAND,
-            name
-        ));
-    }
     let mode = mode.map(|place| [Mode::Create, Mode::Assemble][place.min(1)]);
-    let mut paths = KVec::new();
-    for value in options.all("path") {
-        let text = value.text().map_err(malformed!(COMMAND))?;
-        let path = PathAddr::parse(text, super::session::PORT).map_err(|error| {
-            refuse!(
-                error,
-                "{}: path={} is not an address; write ip:<v4>, ip:<v6> or gid:<gid>, with [<src>,] before if needed",
-                COMMAND,
-                text
-            )
-        })?;
-        if paths.len() == MAX_PATHS {
-            return Err(refuse!(E2BIG, "{}: more than {} paths", COMMAND, MAX_PATHS));
-        }
-        paths.push(path, GFP_KERNEL)?;
-    }
+    let paths = session::parse_paths(COMMAND, options.all("path"))?;
     let registry = Registry::get()?;
-    let session = registry.get_session(&file_name(name)?, paths)?;
+    let session =
+        registry.get_session(&session::file_name(COMMAND, name)?, paths, Wait::Connected)?;
     pool.add_member(&session, mode)
         .inspect_err(|_| registry.put_session(session.clone()))
 }
