@@ -129,12 +129,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects to the node at `paths`. Sleeps, up to 30 s if the node does not answer. `queue` is where it is closed and
-    /// opened again: one whose workers may take long.
+    /// Connects to the node at `paths`. Sleeps, up to 30 s if the node does not answer and it is to be waited for. `queue` is
+    /// where it is closed and opened again: one whose workers may take long.
     pub(crate) fn open(
         name: &CStr,
         paths: KVec<PathAddr>,
         queue: &Arc<Queue>,
+        wait: Wait,
     ) -> Result<Arc<Self>> {
         let name = CString::try_from(name)?;
         let link = Arc::pin_init(
@@ -296,12 +297,7 @@ impl Session {
 
     /// What the node's RTRS server allows. `ENOTCONN` while not connected.
     pub(crate) fn attrs(&self) -> Result<Attrs> {
-        let open = self.enter();
-        let numbered = || crate::refuse::numbered(kernel::bindings::ENOTCONN);
-        open.as_ref()
-            .map(Deref::deref)
-            .ok_or_else(numbered)?
-            .query()
+        self.enter().ok_or_else(not_connected)?.query()
     }
 
     /// Sends a control message and waits for its reply. Sleeps.
