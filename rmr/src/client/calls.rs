@@ -135,6 +135,11 @@ impl Calls {
         }
     }
 
+    /// Is nothing on its way?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.iter().all(|slot| slot.message.is_some())
+    }
+
     /// Sends what waits; `failed` hears of those that cannot be sent. `true` if permits are missing.
     pub(crate) fn send(
         &mut self,

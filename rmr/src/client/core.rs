@@ -176,6 +176,8 @@ pub(crate) struct Core {
     pub(crate) writes: Lanes,
     /// Legs, by the index of their members.
     pub(crate) legs: KVec<Gate<Leg>>,
+    /// Which of them there are.
+    pub(crate) present: Atomic<u32>,
     /// For queues of tags: lanes, parked, about to be started. A tag is in one of them at most.
     pub(crate) links: Links,
     pub(crate) requests: Leases<Request>,
@@ -311,7 +313,19 @@ impl Core {
 
     /// All legs.
     pub(crate) fn legs(&self) -> impl Iterator<Item = Entered<Leg>> + '_ {
-        self.legs.iter().filter_map(Gate::enter)
+        let present = MemberSet::from_bits(self.present.load(Relaxed));
+        present.iter().filter_map(|id| self.leg(id))
+    }
+
+    /// A leg is there, or not any more. Not to be called by two at once.
+    pub(crate) fn set_present(&self, id: MemberId, present: bool) {
+        let old = MemberSet::from_bits(self.present.load(Relaxed));
+        let new = if present {
+            old.with(id)
+        } else {
+            old.without(id)
+        };
+        self.present.store(new.bits(), Relaxed);
     }
 
     /// Asks the engine to start a request.

@@ -333,6 +333,7 @@ impl Driver {
         let leg = Leg::new(member, session.clone(), depth, caps.segments, reads)?;
         let calls = Calls::new()?;
         place.publish(leg)?;
+        core.set_present(member, true);
         if let Some(place) = this.desk.lock().outbox.calls.get_mut(member.index()) {
             *place = Some(calls);
         }
@@ -346,6 +347,7 @@ impl Driver {
         let Some(core) = this.core.enter() else {
             return;
         };
+        core.set_present(member, false);
         let leg = core
             .legs
             .get(member.index())
@@ -459,6 +461,7 @@ impl Driver {
             let Some(leg) = core.leg(id) else { continue };
             while let Some((number, kind, status)) = self.next_answer(&leg, desk) {
                 self.tell_answer(core, desk, number, kind, status);
+                self.perform(core, desk);
             }
         }
     }
@@ -510,7 +513,6 @@ impl Driver {
             }
         }
         coordinator.event(now, Event::Reply { call, result }, &core.data, &mut out);
-        self.perform(core, desk);
     }
 
     fn tell_failed(&self, core: &Entered<Core>, desk: &mut Desk) {
@@ -564,9 +566,9 @@ impl Driver {
     fn perform_once(&self, core: &Entered<Core>, desk: &mut Desk) {
         let outbox = &mut desk.outbox;
         for id in core::mem::replace(&mut outbox.close, MemberSet::EMPTY) {
+            let calls = outbox.calls.get(id.index()).and_then(Option::as_ref);
             if let Some(leg) = core.leg(id) {
-                leg.set_usable(false);
-                leg.session.close();
+                self.close(&leg, calls.is_none_or(Calls::is_idle));
             }
         }
         for id in core::mem::replace(&mut outbox.to_call, MemberSet::EMPTY) {
@@ -601,6 +603,20 @@ impl Driver {
             Core::open(core);
         }
         self.speak(desk);
+    }
+
+    /// Has everything come back that is on its way to a leg. The connection is shared with other pools: it is closed only if
+    /// there is something. (Nothing else is there to be lost: to the coordinator it was lost and is there again.)
+    fn close(&self, leg: &Leg, no_calls: bool) {
+        leg.set_usable(false);
+        if no_calls && leg.is_idle() {
+            self.link(leg.member, false);
+            if leg.session.is_connected() {
+                self.link(leg.member, true);
+            }
+        } else {
+            leg.session.close();
+        }
     }
 
     /// Says what changed, to the log and to those who wait.

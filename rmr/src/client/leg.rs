@@ -16,6 +16,7 @@ use super::tags::Links;
 use super::tags::TagList;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Full;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use rmr_engine::client::Sending;
@@ -135,7 +136,14 @@ impl Leg {
 
     /// Lets messages be sent, or not.
     pub(crate) fn set_usable(&self, usable: bool) {
-        self.usable.store(usable, Relaxed);
+        // A barrier, see `is_idle`.
+        self.usable.xchg(usable, Full);
+    }
+
+    /// Is nothing on its way, and nothing about to be? To be asked about a leg that is not usable: who sends takes a message
+    /// first, and then looks whether it is; so it either sees that it is not, or the message is missed here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.messages.iter().all(|message| !message.is_empty())
     }
 
     fn message(&self, home: Home) -> Option<&Park<KBox<Message<Sent>>>> {
@@ -147,10 +155,14 @@ impl Leg {
         })
     }
 
-    /// Takes a message that is not on its way, empty.
+    /// Takes a message that is not on its way, empty; none if the leg is not usable.
     #[inline]
     pub(crate) fn take(&self, home: Home) -> Option<KBox<Message<Sent>>> {
         let mut message = self.message(home)?.take()?;
+        if !self.is_usable() {
+            self.keep(message);
+            return None;
+        }
         message.clear();
         Some(message)
     }
@@ -260,7 +272,7 @@ impl Leg {
         };
         let Some(mut message) = self.take(Home::Single(slot)) else {
             drop(permit);
-            self.single_over(core, slot, sending.ticket, Status::NoMemory);
+            self.single_over(core, slot, sending.ticket, Status::Disconnected);
             return true;
         };
         let mut body = [0; MAX_BATCH_BYTES];

@@ -714,6 +714,7 @@ impl Pool {
             sets: table(cpus, Set::new)?,
             writes: Lanes::new(cpus, caps, driver, None)?,
             legs,
+            present: Atomic::new(0),
             links: Links::new(depth)?,
             requests: Leases::new(depth as usize, Request::none)?,
             places: sending::places(depth)?,
