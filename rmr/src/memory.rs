@@ -14,11 +14,7 @@ impl Memory for KernelMemory {
     type Array<T> = KVVec<T>;
     type Box<T> = KBox<T>;
 
-    fn array<T>(
-        &self,
-        len: usize,
-        mut make: impl FnMut(usize) -> T,
-    ) -> Result<KVVec<T>, NoMemory> {
+    fn array<T>(&self, len: usize, mut make: impl FnMut(usize) -> T) -> Result<KVVec<T>, NoMemory> {
         let mut array = KVVec::with_capacity(len, GFP_KERNEL).map_err(|_| NoMemory)?;
         for place in 0..len {
             array.push(make(place), GFP_KERNEL).map_err(|_| NoMemory)?;

@@ -15,6 +15,14 @@ macro_rules! refuse {
     }};
 }
 
+/// Writes one line to the kernel log: `say!(pr_info, "pool {}: …", name)`.
+#[macro_export]
+macro_rules! say {
+    ($print:ident, $($arg:tt)*) => {
+        ::kernel::$print!("{}\n", ::core::format_args!($($arg)*))
+    };
+}
+
 /// The error of that number, for those that the kernel crate does not name in Linux 7.2.
 pub fn numbered(errno: u32) -> Error {
     // Below 4096, as all of them.

@@ -16,6 +16,7 @@
 #include <linux/percpu.h>
 #include <linux/percpu-refcount.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
 #include <linux/spinlock.h>
 #include <linux/sysfs.h>
 #include <linux/wait.h>
@@ -412,6 +413,18 @@ long rmr_sys_wait(struct wait_queue_head *queue, bool killable, long jiffies_lef
 	return ___wait_event(*queue, ___wait_cond_timeout(condition(data)),
 			     TASK_UNINTERRUPTIBLE, 0, jiffies_left,
 			     __ret = schedule_timeout(__ret));
+}
+
+/* -- noio.rs -- */
+
+unsigned int rmr_sys_noio_begin(void)
+{
+	return memalloc_noio_save();
+}
+
+void rmr_sys_noio_end(unsigned int before)
+{
+	memalloc_noio_restore(before);
 }
 
 /* -- time.rs -- */

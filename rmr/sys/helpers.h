@@ -121,6 +121,11 @@ void rmr_sys_wait_wake(struct wait_queue_head *queue);
 long rmr_sys_wait(struct wait_queue_head *queue, bool killable, long jiffies_left,
 		  bool (*condition)(void *data), void *data);
 
+/* -- noio.rs -- */
+
+unsigned int rmr_sys_noio_begin(void);
+void rmr_sys_noio_end(unsigned int before);
+
 /* -- time.rs -- */
 
 u64 rmr_sys_jiffies_ms(void);

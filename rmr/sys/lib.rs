@@ -10,13 +10,14 @@
 //! | [`gate`] | an object published to hot paths, and taken back when nobody uses it any more |
 //! | [`global`] | a static that holds an `Arc` |
 //! | [`slots`] | a table of things that are lent out one by one; a cell that keeps a box |
+//! | [`leases`] | a table of things that several hold at a time |
 //! | [`work`] | own workqueues, jobs that run on them now, later or again and again |
 //! | [`timer`] | functions that run in softirq after some microseconds |
 //! | [`lock`] | the spinlock that every context may take, alone and in arrays |
 //! | [`percpu`] | one thing for each CPU, counters |
 //! | [`wait`] | waiting for an event or a condition, with a limit |
 //! | [`padded`] | a value with cache lines of its own |
-//! | [`bh`], [`crc`], [`log`], [`module`], [`rand`], [`time`] | small ones |
+//! | [`bh`], [`crc`], [`log`], [`module`], [`noio`], [`rand`], [`time`] | small ones |
 //!
 //! Not here: anything that knows of pools, messages or stores, RTRS (crate `rtrs`) and the block
 //! layer (crate `brmr_sys`).
@@ -29,9 +30,11 @@ pub mod crc;
 mod ffi;
 pub mod gate;
 pub mod global;
+pub mod leases;
 pub mod lock;
 pub mod log;
 pub mod module;
+pub mod noio;
 pub mod padded;
 pub mod percpu;
 pub mod rand;

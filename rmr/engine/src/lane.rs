@@ -66,6 +66,8 @@ pub struct Part {
     pub head: u32,
     /// Where in a page the data ends in memory.
     pub tail: u32,
+    /// Only requests of the same group travel together: those of one epoch.
+    pub group: u64,
 }
 
 /// How a request leaves.
@@ -106,6 +108,7 @@ pub struct Fill {
     segments: u16,
     /// Where in a page the data so far ends.
     tail: u32,
+    group: u64,
 }
 
 impl Fill {
@@ -116,6 +119,7 @@ impl Fill {
             data: 0,
             segments: 0,
             tail: 0,
+            group: 0,
         }
     }
 
@@ -133,7 +137,9 @@ impl Fill {
         ) else {
             return Fit::Next;
         };
-        if gap || self.requests >= caps.requests || data > caps.data || segments > caps.segments {
+        let other = self.requests != 0 && part.group != self.group;
+        let full = self.requests >= caps.requests || data > caps.data || segments > caps.segments;
+        if gap || other || full {
             return Fit::Next;
         }
         *self = Self {
@@ -141,6 +147,7 @@ impl Fill {
             data,
             segments,
             tail: if part.data != 0 { part.tail } else { self.tail },
+            group: part.group,
         };
         Fit::Added
     }

@@ -5,21 +5,27 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`volume`] | what other modules use: an opened pool |
-//! | [`pool`] | a joined pool: its members, attaching to them and detaching |
-//! | [`session`] | one RTRS session to a node, shared by pools |
-//! | [`control`] | control messages and their replies |
+//! | [`pool`] | a joined pool: its members, opening and closing the volume |
+//! | [`session`] | one session to a node, shared by pools |
+//! | [`control`] | a question to a node before it is part of anything |
 //! | [`core`] | the data path: requests |
 //! | [`lane`] | the data path: batches and messages |
-//! | [`exception`] | the data path: what failed or must wait |
-//! | [`tags`] | queues of requests |
+//! | [`leg`] | the data path: one member |
+//! | [`driver`] | the engine's coordinator, and what it is told |
+//! | [`outbox`], [`calls`] | what it wants done; its messages |
+//! | [`tags`], [`sending`] | queues of requests; what is sent of one |
 //! | [`sysfs`] | `/sys/class/rmr-client` |
 
+pub(crate) mod calls;
 pub(crate) mod control;
 pub(crate) mod core;
-pub(crate) mod exception;
+pub(crate) mod driver;
 pub(crate) mod lane;
+pub(crate) mod leg;
+pub(crate) mod outbox;
 pub(crate) mod pool;
 pub(crate) mod registry;
+pub(crate) mod sending;
 pub(crate) mod session;
 pub(crate) mod sysfs;
 pub(crate) mod tags;

@@ -1,74 +1,99 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A pool that this host has joined: its members, attaching to them, and the volume.
+//! A pool that this host has joined: its members, and the volume while it is open.
 //!
 //! ```text
 //!            add_sess / del_sess                    map (or enable)              unmap
 //!   joined ───────────────────────► joined ────────────────────────► attached ─────────► joined
-//!     │ leave_pool                                  promise, install    │ a member fails
+//!     │ leave_pool                                                      │ lost, fenced
 //!     ▼                                                                 ▼
 //!   gone                                                              failed ── unmap ──► joined
 //! ```
 //!
-//! What an attach decides is the engine's (`rmr_engine::attach`); this talks to the members, one after the
-//! other, under the pool's admin mutex. The data path never takes that mutex.
+//! What is attached to, and all that happens then, is the engine's, see [`driver`](super::driver). The data path never takes
+//! the pool's admin mutex.
 
 use super::control;
 use super::core::Core;
 use super::core::Counter;
-use super::core::Leg;
 use super::core::Request;
-use super::exception::Exceptions;
-use super::lane;
+use super::core::Shape;
+use super::driver::Driver;
+use super::driver::Stage;
+use super::lane::Lanes;
 use super::lane::Set;
 use super::registry::Registry;
+use super::sending;
 use super::session::Session;
 use super::sysfs;
 use super::tags::Links;
+use super::tags::TagList;
 use super::volume::Consumer;
 use super::volume::VolumeLimits;
+use crate::memory::KernelMemory;
 use crate::refuse;
 use crate::refuse::numbered;
 use crate::refuse::text;
+use crate::say;
 use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
-use rmr_engine::attach;
+use rmr_engine::client::Admin as Command;
+use rmr_engine::client::Data;
+use rmr_engine::client::OnNoData;
+use rmr_engine::client::Options;
+use rmr_engine::client::Random;
+use rmr_engine::client::Refusal;
+use rmr_engine::client::State;
 use rmr_engine::lane::Caps;
 use rmr_engine::overlap::Node;
 use rmr_engine::overlap::Overlap;
 use rmr_engine::overlap::Shard;
-use rmr_engine::sync::AtomicU64;
-use rmr_engine::window::Window;
+use rmr_engine::time::MILLISECOND;
+use rmr_engine::time::SECOND;
 use rmr_engine::window::WINDOW;
 use rmr_proto::Config;
-use rmr_proto::Control;
-use rmr_proto::Generation;
 use rmr_proto::Geometry;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
+use rmr_proto::MemberSet;
 use rmr_proto::PoolName;
-use rmr_proto::Seq;
-use rmr_proto::Target;
+use rmr_proto::Progress;
+use rmr_proto::Quorum;
+use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_proto::MAX_BATCH;
+use rmr_sys::gate::Gate;
+use rmr_sys::leases::Leases;
 use rmr_sys::new_irq_locks;
 use rmr_sys::percpu::Counters;
 use rmr_sys::rand;
-use rmr_sys::slots::Slots;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::time::now_ms;
 use rmr_sys::time::sleep_ms;
+use rmr_sys::timer::Timer;
 use rmr_sys::work::Job;
 
 /// Most requests in flight that a volume can be opened for: half of the window of sequence numbers, so that
 /// one slow write does not stop the others at once.
 pub const MAX_DEPTH: u32 = WINDOW as u32 / 2;
 
-/// How long a request may fail before it is given up, by default, in ms.
-const IO_TIMEOUT_MS: u64 = 60_000;
+/// How long IO may wait for one member, by default, in ms.
+const IO_TIMEOUT_MS: u64 = 20_000;
+
+/// Longest pause before a member that failed is taken back.
+const MAX_BACKOFF: u64 = 60 * SECOND;
+
+/// How long members that are missing are waited for when a pool is attached to, in ms, and how often it is looked.
+const ATTACH_MS: u64 = 20_000;
+const LOOK_MS: u32 = 250;
+
+/// How often it is said that a pool that is being closed waits, in ms.
+const CLOSE_MS: u32 = 60_000;
 
 /// Shards of overlap control for each CPU.
 const SHARDS_PER_CPU: usize = 16;
@@ -85,7 +110,7 @@ pub(crate) enum Mode {
 /// A member, as the client knows it.
 pub(crate) struct Member {
     pub(crate) session: Arc<Session>,
-    /// What it said last.
+    /// What it said when it was added.
     pub(crate) report: KBox<MemberReport>,
     dir: Option<Dir<MemberFile>>,
 }
@@ -97,22 +122,22 @@ pub(crate) struct MemberFile {
     pub(crate) member: MemberId,
 }
 
-/// What an attach has established.
-struct Attached {
-    pool: Uuid,
-    config: Arc<Config>,
-    limits: VolumeLimits,
-}
-
 /// What the admin mutex guards.
 struct Admin {
     /// The pool was left; nothing can be done with it any more.
     gone: bool,
     members: KVec<Member>,
-    attached: Option<Attached>,
-    volume: Option<Arc<Exceptions>>,
-    /// The generation of an attach that was given up while configurations were being installed.
-    abandoned: Option<Generation>,
+    /// The volume, from when it begins to be opened until it is closed.
+    volume: Option<Opened>,
+    /// Members that may be missing, and whose newer data is given up then.
+    force: MemberSet,
+}
+
+struct Opened {
+    driver: Arc<Driver>,
+    caps: Caps,
+    /// It was opened by `enable`, and has no consumer.
+    idle: bool,
 }
 
 /// The pool's own directories.
@@ -129,34 +154,59 @@ pub(crate) struct Pool {
     pub(crate) name: PoolName,
     /// Chunk size in bytes that the members must have, if the administrator said one.
     chunk_size: Option<u64>,
+    /// Stores of a pool that was never started are equal.
+    equal: bool,
+    /// A configuration counts when a majority has it.
+    majority: bool,
     /// Read policy, as `rmr_engine::readers::Policy` packs it.
     pub(crate) policy: Arc<Atomic<u32>>,
-    pub(crate) io_timeout_ms: Arc<Atomic<u64>>,
+    pub(crate) io_timeout_ms: Atomic<u64>,
+    /// IO fails while no member has the data.
+    pub(crate) fails: Atomic<bool>,
+    /// Attach even if another client is alive.
+    pub(crate) takeover: Atomic<bool>,
     #[pin]
     admin: Mutex<Admin>,
     #[pin]
     dirs: Mutex<Option<Dirs>>,
 }
 
+/// How a pool is joined.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Joining {
+    /// Chunk size in bytes that the members must have.
+    pub(crate) chunk_size: Option<u64>,
+    /// The stores of a pool that was never started are not equal: all but one are to be resynced.
+    pub(crate) resync: bool,
+    /// A pool that was never started gets `quorum=majority`.
+    pub(crate) majority: bool,
+}
+
+/// Gets the outcome of no requests.
+struct NoConsumer;
+
+impl Consumer for NoConsumer {
+    fn complete(&self, _tag: u32, _status: Status) {}
+}
+
 impl Pool {
     /// A pool without members, with its directory in `parent`. Sleeps.
-    pub(crate) fn new(
-        name: PoolName,
-        chunk_size: Option<u64>,
-        parent: &Dir<()>,
-    ) -> Result<Arc<Self>> {
+    pub(crate) fn new(name: PoolName, joining: &Joining, parent: &Dir<()>) -> Result<Arc<Self>> {
         let pool = Arc::pin_init(
             pin_init!(Self {
                 name,
-                chunk_size,
+                chunk_size: joining.chunk_size,
+                equal: !joining.resync,
+                majority: joining.majority,
                 policy: Arc::new(Atomic::new(0), GFP_KERNEL)?,
-                io_timeout_ms: Arc::new(Atomic::new(IO_TIMEOUT_MS), GFP_KERNEL)?,
+                io_timeout_ms: Atomic::new(IO_TIMEOUT_MS),
+                fails: Atomic::new(false),
+                takeover: Atomic::new(false),
                 admin <- new_mutex!(Admin {
                     gone: false,
                     members: KVec::new(),
-                    attached: None,
                     volume: None,
-                    abandoned: None,
+                    force: MemberSet::EMPTY,
                 }),
                 dirs <- new_mutex!(None),
             }? Error),
@@ -178,14 +228,21 @@ impl Pool {
         Ok(pool)
     }
 
+    // Members.
+
     /// Adds the member that the node behind `session` has of this pool. On success the session is the member's.
+    ///
+    /// While the pool is attached, a member that is in its table is taken back by itself, and any other is added to the
+    /// table: with `mode=create` only, as all that its store holds is overwritten.
     pub(crate) fn add_member(
         self: &Arc<Self>,
         session: &Arc<Session>,
         mode: Option<Mode>,
     ) -> Result {
         let mut admin = self.admin.lock();
-        self.changeable(&admin, "add_sess")?;
+        if admin.gone {
+            return Err(ENOENT);
+        }
         let report = control::query(session, self.name).map_err(|failure| {
             refuse!(
                 failure.errno(),
@@ -195,37 +252,9 @@ impl Pool {
                 failure
             )
         })?;
-        let new = report.installed.is_none();
-        let id = report.member;
-        let refused = match mode {
-            Some(Mode::Create) if !new => {
-                Some((EEXIST, "it belongs to a pool already; use mode=assemble"))
-            }
-            Some(Mode::Assemble) if new => Some((
-                numbered(bindings::ENODATA),
-                "its store is new and holds nothing yet; use mode=create",
-            )),
-            _ if self
-                .chunk_size
-                .is_some_and(|size| size != report.geometry.chunk_size()) =>
-            {
-                Some((
-                    EINVAL,
-                    "its chunk size is not that given to join_pool; they must be equal",
-                ))
-            }
-            _ => None,
-        };
-        if let Some((errno, why)) = refused {
-            return Err(refuse!(
-                errno,
-                "add_sess: pool {}, member {}: {}",
-                self.name,
-                id,
-                why
-            ));
-        }
+        self.check_mode(&report, mode)?;
         self.check_new(&admin, session, &report)?;
+        let id = report.member;
         admin.members.reserve(1, GFP_KERNEL)?;
         let file = Arc::new(
             MemberFile {
@@ -239,6 +268,17 @@ impl Pool {
         let parent = &dirs.as_ref().ok_or(ENOENT)?.sessions;
         let dir = Dir::in_dir(parent, session.name(), file, &sysfs::MEMBER)?;
         drop(dirs);
+        let attached = admin
+            .volume
+            .as_ref()
+            .map(|opened| (opened.driver.clone(), opened.caps));
+        let command = match &attached {
+            Some((driver, caps)) => {
+                Driver::add_leg(driver, id, session, *caps)?;
+                self.table_change(driver, &report, mode)
+            }
+            None => None,
+        };
         admin.members.push(
             Member {
                 session: session.clone(),
@@ -247,32 +287,157 @@ impl Pool {
             },
             GFP_KERNEL,
         )?;
-        Ok(())
+        drop(admin);
+        match (attached, command) {
+            (Some((driver, _)), Some(command)) => self.command(&driver, "add_sess", command),
+            _ => Ok(()),
+        }
     }
 
-    /// What the engine would refuse at the attach is refused here, where the administrator sees the cause.
+    /// Whether a member is what the administrator says.
+    #[inline(never)]
+    fn check_mode(&self, report: &MemberReport, mode: Option<Mode>) -> Result {
+        let new = report.installed.is_none();
+        let refused = match mode {
+            Some(Mode::Create) if !new => {
+                (EEXIST, "it belongs to a pool already; use mode=assemble")
+            }
+            Some(Mode::Assemble) if new => (
+                numbered(bindings::ENODATA),
+                "its store is new and holds nothing yet; use mode=create",
+            ),
+            _ if self
+                .chunk_size
+                .is_some_and(|size| size != report.geometry.chunk_size()) =>
+            {
+                (
+                    EINVAL,
+                    "its chunk size is not that given to join_pool; they must be equal",
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(refuse!(
+            refused.0,
+            "add_sess: pool {}, member {}: {}",
+            self.name,
+            report.member,
+            refused.1
+        ))
+    }
+
+    /// What cannot be together is refused here, where the administrator sees the cause; the engine would not take it.
     #[inline(never)]
     fn check_new(&self, admin: &Admin, session: &Session, report: &MemberReport) -> Result {
-        let mut reports = self.reports(admin)?;
-        reports.push(report.clone(), GFP_KERNEL)?;
-        match attach::compatible(&reports) {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(refuse!(
-                Error::from_errno(refusal.errno()),
-                "add_sess: pool {}, session {}: {}",
+        let id = report.member;
+        let mut refused = None;
+        for other in admin.members.iter().map(|member| &member.report) {
+            let pools = (other.pool.non_nil(), report.pool.non_nil());
+            if other.member == id {
+                refused = Some("another session leads to a member of the same id");
+            } else if other.store == report.store {
+                refused = Some("another member has the same store");
+            } else if other.geometry != report.geometry {
+                refused = Some("its size or chunk size is not that of the other members");
+            } else if matches!(pools, (Some(a), Some(b)) if a != b) {
+                refused = Some("its store belongs to another pool than those of the other members");
+            }
+        }
+        match refused {
+            None => Ok(()),
+            Some(why) => Err(refuse!(
+                EINVAL,
+                "add_sess: pool {}, session {}, member {}: {}",
                 self.name,
                 text(session.name()),
-                refusal
+                id,
+                why
             )),
         }
     }
 
-    /// Takes a member away, which was added by mistake. Sleeps.
-    pub(crate) fn remove_member(&self, registry: &Registry, id: MemberId) -> Result {
+    /// What is to be done with the table for a new member.
+    fn table_change(
+        &self,
+        driver: &Driver,
+        report: &MemberReport,
+        mode: Option<Mode>,
+    ) -> Option<Command> {
+        let id = report.member;
+        let store = driver.look(|desk| desk.coordinator.config().map(|c| c.store(id)))?;
+        match store {
+            Some(store) if store == report.store => None,
+            Some(_) if mode == Some(Mode::Create) => Some(Command::Replace(id)),
+            None if mode == Some(Mode::Create) => Some(Command::Add(id)),
+            // The engine says why it does not take it.
+            _ => None,
+        }
+    }
+
+    /// Lets the engine execute a command.
+    pub(crate) fn command(&self, driver: &Driver, name: &str, command: Command) -> Result {
+        driver
+            .command(command)?
+            .map_err(|refusal| refuse!(EBUSY, "{}: pool {}: {}", name, self.name, refusal))
+    }
+
+    /// The same, for a volume that must be open.
+    pub(crate) fn command_now(&self, name: &str, command: Command) -> Result {
+        let driver = self.driver().ok_or_else(|| {
+            refuse!(
+                ENODEV,
+                "{}: pool {} is not attached; map its device first",
+                name,
+                self.name
+            )
+        })?;
+        self.command(&driver, name, command)
+    }
+
+    fn driver(&self) -> Option<Arc<Driver>> {
+        let admin = self.admin.lock();
+        admin.volume.as_ref().map(|opened| opened.driver.clone())
+    }
+
+    /// Takes a member away: out of the table as well, for good or (`keep`) as one in maintenance, while the pool is
+    /// attached. Sleeps.
+    pub(crate) fn remove_member(
+        &self,
+        registry: &Registry,
+        id: MemberId,
+        keep: Option<bool>,
+    ) -> Result {
+        let driver = self.driver();
+        if let Some(driver) = &driver {
+            let member = driver.look(|desk| {
+                let config = desk.coordinator.config()?;
+                let there = config.store(id).is_some();
+                Some((there, config.receivers().contains(id)))
+            });
+            match (member, keep) {
+                (Some((_, true)), None) => {
+                    return Err(refuse!(
+                        EBUSY,
+                        "del_sess: pool {} is in use; say mode=delete to take member {} out for good, or mode=disassemble for a while",
+                        self.name,
+                        id
+                    ))
+                }
+                (Some((true, _)), Some(false)) => {
+                    self.command(driver, "del_sess", Command::Remove(id))?;
+                }
+                (Some((true, true)), Some(true)) => {
+                    self.command(driver, "del_sess", Command::Maintenance(id, true))?;
+                }
+                _ => {}
+            }
+        }
         let mut admin = self.admin.lock();
-        self.changeable(&admin, "del_sess")?;
         let place = admin.members.iter().position(|m| m.report.member == id);
         let member = admin.members.remove(place.ok_or(ENOENT)?)?;
+        if let Some(opened) = &admin.volume {
+            Driver::remove_leg(&opened.driver, id, &member.session);
+        }
         drop(admin);
         // The directory waits for readers of its files, who may want the mutex.
         drop(member.dir);
@@ -280,41 +445,15 @@ impl Pool {
         Ok(())
     }
 
-    /// Whether members can be added and taken away now.
-    fn changeable(&self, admin: &Admin, command: &str) -> Result {
-        if admin.gone {
-            return Err(ENOENT);
-        }
-        if admin.attached.is_some() || admin.volume.is_some() {
-            return Err(refuse!(
-                EBUSY,
-                "{}: pool {} is in use; unmap its device first",
-                command,
-                self.name
-            ));
-        }
-        Ok(())
-    }
+    // The volume.
 
-    #[inline(never)]
-    fn reports(&self, admin: &Admin) -> Result<KVec<MemberReport>> {
-        let mut reports = KVec::with_capacity(admin.members.len() + 1, GFP_KERNEL)?;
-        for member in &admin.members {
-            reports.push(MemberReport::clone(&member.report), GFP_KERNEL)?;
+    /// Attaches without a consumer. Nothing happens if that was done.
+    pub(crate) fn enable(&self) -> Result {
+        let consumer = Arc::new(NoConsumer, GFP_KERNEL)?;
+        if self.driver().is_some() {
+            return Ok(());
         }
-        Ok(reports)
-    }
-
-    /// Attaches without opening a volume. Nothing happens if that was done.
-    pub(crate) fn enable(&self, source: Option<MemberId>) -> Result {
-        let mut admin = self.admin.lock();
-        if admin.gone {
-            return Err(ENOENT);
-        }
-        if admin.attached.is_none() {
-            admin.attached = Some(self.attach(&mut admin, source, None)?);
-        }
-        Ok(())
+        self.open_as(None, 1, consumer, true).map(|_| ())
     }
 
     /// Opens the volume; see [`Volume::open`](super::volume::Volume::open).
@@ -323,10 +462,52 @@ impl Pool {
         size: Option<u64>,
         depth: u32,
         consumer: Arc<dyn Consumer>,
-    ) -> Result<(Arc<Exceptions>, VolumeLimits)> {
+    ) -> Result<(Arc<Driver>, VolumeLimits)> {
         if depth == 0 || depth > MAX_DEPTH {
             return Err(EINVAL);
         }
+        let idle = self.admin.lock().volume.as_ref().is_some_and(|v| v.idle);
+        if idle {
+            self.close();
+        }
+        self.open_as(size, depth, consumer, false)
+    }
+
+    fn open_as(
+        &self,
+        size: Option<u64>,
+        depth: u32,
+        consumer: Arc<dyn Consumer>,
+        idle: bool,
+    ) -> Result<(Arc<Driver>, VolumeLimits)> {
+        let (driver, caps) = self.begin(depth, consumer, idle)?;
+        let limits = self
+            .wait_attached(&driver)
+            .and_then(|()| self.limits(&driver, &caps))
+            .and_then(|limits| {
+                self.check_size(size, &limits.geometry)?;
+                Ok(limits)
+            });
+        match limits {
+            Ok(limits) => {
+                self.takeover.store(false, Relaxed);
+                self.admin.lock().force = MemberSet::EMPTY;
+                Ok((driver, limits))
+            }
+            Err(error) => {
+                self.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the driver and its data path, and lets it attach.
+    fn begin(
+        &self,
+        depth: u32,
+        consumer: Arc<dyn Consumer>,
+        idle: bool,
+    ) -> Result<(Arc<Driver>, Caps)> {
         let registry = Registry::get()?;
         let mut admin = self.admin.lock();
         if admin.gone {
@@ -339,128 +520,128 @@ impl Pool {
                 self.name
             ));
         }
-        if admin.attached.is_none() {
-            admin.attached = Some(self.attach(&mut admin, None, size)?);
+        let caps = self.caps(&admin)?;
+        let driver = Driver::new(self.name, depth)?;
+        self.publish(&registry, &driver, depth, caps, consumer)?;
+        for member in &admin.members {
+            let added = Driver::add_leg(&driver, member.report.member, &member.session, caps);
+            if let Err(error) = added {
+                Self::take_down(&admin, &driver);
+                return Err(error);
+            }
         }
-        let Some(attached) = &admin.attached else {
-            return Err(EINVAL);
-        };
-        self.check_size(size, &attached.limits.geometry)?;
-        let limits = attached.limits.clone();
-        let exceptions = Exceptions::new(self.name, self.io_timeout_ms.clone())?;
-        let job = Job::new(&registry.queue, exceptions.clone(), Exceptions::run)?;
-        self.publish(&admin.members, attached, depth, consumer, &exceptions, job)?;
-        admin.volume = Some(exceptions.clone());
-        Ok((exceptions, limits))
-    }
-
-    /// Makes this host the pool's client: promise and install on all members (R8). Sleeps.
-    ///
-    /// The steps are functions of their own, not inlined, because configurations and reports are large and the
-    /// stack is not.
-    fn attach(
-        &self,
-        admin: &mut Admin,
-        source: Option<MemberId>,
-        size: Option<u64>,
-    ) -> Result<Attached> {
-        let request = attach::Request {
-            generation: self.query_all(admin)?,
-            new_pool: rand::uuid(),
-            source,
-            abandoned: admin.abandoned,
-        };
-        if let Some(member) = admin.members.first() {
-            self.check_size(size, &member.report.geometry)?;
-        }
-        self.foresee(admin, &request)?;
-        self.promise_all(admin, request.generation)?;
-        let decision = self.decide(admin, &request)?;
-        let (max_io, max_segments) = self.transport_limits(admin)?;
-        let attached = Attached {
-            pool: decision.pool,
-            config: share(&decision.config)?,
-            limits: VolumeLimits {
-                geometry: decision.geometry,
-                limits: decision.limits,
-                max_io,
-                max_segments,
+        admin.volume = Some(Opened {
+            driver: driver.clone(),
+            caps,
+            idle,
+        });
+        driver.attach(
+            self.options(&admin),
+            Random {
+                nonce: rand::nonce(),
+                history: rand::uuid(),
+                pool: rand::uuid(),
             },
-        };
-        // Until all have it, nothing is written under it.
-        admin.abandoned = Some(request.generation);
-        for id in decision.order() {
-            self.install(admin, &decision, id)?;
-        }
-        admin.abandoned = None;
-        Ok(attached)
+        );
+        Ok((driver, caps))
     }
 
-    /// Asks all members for reports; the generation to ask them to promise.
-    #[inline(never)]
-    fn query_all(&self, admin: &mut Admin) -> Result<Generation> {
-        for member in &mut admin.members {
-            let id = member.report.member;
-            member.report = control::query(&member.session, self.name)
-                .map_err(|failure| self.no_answer(id, &failure))?;
+    fn options(&self, admin: &Admin) -> Options {
+        let known = admin.members.iter().find_map(|m| m.report.pool.non_nil());
+        Options {
+            name: self.name,
+            pool: known.unwrap_or(Uuid::NIL),
+            members: admin.members.iter().map(|m| m.report.member).collect(),
+            equal: self.equal,
+            quorum: if self.majority {
+                Quorum::Majority
+            } else {
+                Quorum::Off
+            },
+            io_timeout: self.io_timeout_ms.load(Relaxed).saturating_mul(MILLISECOND),
+            on_no_data: self.on_no_data(),
+            takeover: self.takeover.load(Relaxed),
+            max_backoff: MAX_BACKOFF,
         }
-        let reports = self.reports(admin)?;
-        attach::compatible(&reports).map_err(|refusal| self.cannot_start(&refusal))?;
-        let number =
-            attach::next_number(&reports).map_err(|refusal| self.cannot_start(&refusal))?;
-        Ok(Generation {
-            number,
-            nonce: rand::nonce(),
+    }
+
+    fn on_no_data(&self) -> OnNoData {
+        if self.fails.load(Relaxed) {
+            OnNoData::Error
+        } else {
+            OnNoData::Suspend
+        }
+    }
+
+    /// Sets what becomes of IO while no member has the data.
+    pub(crate) fn set_fails(&self, fails: bool) -> Result {
+        self.fails.store(fails, Relaxed);
+        match self.driver() {
+            Some(driver) => {
+                self.command(&driver, "on_no_data", Command::OnNoData(self.on_no_data()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the pool start without these members, now or when it is mapped next.
+    pub(crate) fn force(&self, lost: MemberSet) {
+        self.admin.lock().force = lost;
+    }
+
+    /// Waits until the pool serves; an error says why it will not.
+    #[inline(never)]
+    fn wait_attached(&self, driver: &Driver) -> Result {
+        let until = now_ms() + ATTACH_MS;
+        loop {
+            match driver.wait(LOOK_MS, |stage| stage != Stage::Begins) {
+                Ok(()) => break,
+                Err(error) if error == ETIMEDOUT => {}
+                Err(error) => return Err(error),
+            }
+            let force = self.admin.lock().force;
+            if !force.is_empty() {
+                let history = rand::uuid();
+                // Refused as long as it asks; then again.
+                let _ = driver.command(Command::Force {
+                    lost: force,
+                    history,
+                })?;
+            }
+            if now_ms() >= until {
+                return Err(self.not_attached(driver));
+            }
+        }
+        match driver.look(|desk| desk.coordinator.state()) {
+            State::Serving | State::Changing | State::Held => Ok(()),
+            State::Failed(refusal) => Err(errno(&refusal)),
+            _ => Err(EIO),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn not_attached(&self, driver: &Driver) -> Error {
+        let refusal = driver.look(|desk| desk.coordinator.refusal());
+        let refusal = refusal.unwrap_or(Refusal::TimedOut);
+        refuse!(
+            errno(&refusal),
+            "pool {}: cannot start: {}",
+            self.name,
+            refusal
+        )
+    }
+
+    #[inline(never)]
+    fn limits(&self, driver: &Driver, caps: &Caps) -> Result<VolumeLimits> {
+        let (geometry, limits) =
+            driver.look(|desk| (desk.coordinator.geometry(), desk.coordinator.limits()));
+        Ok(VolumeLimits {
+            geometry: geometry.ok_or(EIO)?,
+            limits: limits.ok_or(EIO)?,
+            max_io: caps.data,
+            max_segments: caps.segments,
         })
-    }
-
-    #[inline(never)]
-    fn promise_all(&self, admin: &mut Admin, generation: Generation) -> Result {
-        for member in &mut admin.members {
-            let id = member.report.member;
-            let promise = Control::Promise {
-                to: self.target(&member.report, member.report.pool),
-                generation,
-                takeover: false,
-            };
-            member.report = control::call(&member.session, &promise)
-                .and_then(control::report)
-                .map_err(|failure| self.no_answer(id, &failure))?;
-        }
-        Ok(())
-    }
-
-    /// Refuses what `decide` would refuse, before anything is written.
-    #[inline(never)]
-    fn foresee(&self, admin: &Admin, request: &attach::Request) -> Result {
-        attach::foresee(&self.reports(admin)?, request)
-            .map_err(|refusal| self.cannot_start(&refusal))
-    }
-
-    #[inline(never)]
-    fn decide(&self, admin: &Admin, request: &attach::Request) -> Result<KBox<attach::Decision>> {
-        match attach::decide(&self.reports(admin)?, request) {
-            Ok(decision) => Ok(KBox::new(decision, GFP_KERNEL)?),
-            Err(refusal) => Err(self.cannot_start(&refusal)),
-        }
-    }
-
-    #[inline(never)]
-    fn install(&self, admin: &mut Admin, decision: &attach::Decision, id: MemberId) -> Result {
-        let member = admin.members.iter_mut().find(|m| m.report.member == id);
-        let member = member.ok_or(EINVAL)?;
-        let install = Control::Install {
-            to: self.target(&member.report, decision.pool),
-            config: decision.config.clone(),
-            assign: decision.assign.contains(id),
-            joins: true,
-            discard: false,
-        };
-        control::call(&member.session, &install).map_err(|failure| self.no_answer(id, &failure))?;
-        // What a member that is added later is compared with.
-        member.report.pool = decision.pool;
-        member.report.installed = Some(decision.config.clone());
-        Ok(())
     }
 
     /// Is the size what the consumer was told to expect?
@@ -477,54 +658,21 @@ impl Pool {
         }
     }
 
-    #[cold]
-    fn cannot_start(&self, refusal: &attach::Refusal) -> Error {
-        refuse!(
-            Error::from_errno(refusal.errno()),
-            "pool {}: cannot start: {}",
-            self.name,
-            refusal
-        )
-    }
-
-    #[cold]
-    fn no_answer(&self, id: MemberId, failure: &control::Failure) -> Error {
-        refuse!(
-            failure.errno(),
-            "pool {}: cannot start: member {}: {}",
-            self.name,
-            id,
-            failure
-        )
-    }
-
-    fn target(&self, report: &MemberReport, pool: Uuid) -> Target {
-        Target {
-            name: self.name,
-            pool,
-            store: report.store,
-            member: report.member,
-            incarnation: report.incarnation,
-        }
-    }
-
-    /// Largest IO in bytes and most segments that all sessions can carry in one message.
-    fn transport_limits(&self, admin: &Admin) -> Result<(u32, u16)> {
+    /// What a message can carry, by the sessions that are connected.
+    fn caps(&self, admin: &Admin) -> Result<Caps> {
         let mut max = (rmr_proto::MAX_IO, u16::MAX);
-        for member in &admin.members {
-            let attrs = member.session.attrs().map_err(|error| {
-                refuse!(
-                    error,
-                    "pool {}: cannot start: session {} is not connected ({:?}); check the node and the network",
-                    self.name,
-                    text(member.session.name()),
-                    error
-                )
-            })?;
-            max.0 = max.0.min(attrs.max_io_size);
-            max.1 = max
-                .1
-                .min(u16::try_from(attrs.max_segments).unwrap_or(u16::MAX));
+        let mut connected = false;
+        for attrs in admin.members.iter().filter_map(|m| m.session.attrs().ok()) {
+            connected = true;
+            let segments = u16::try_from(attrs.max_segments).unwrap_or(u16::MAX);
+            max = (max.0.min(attrs.max_io_size), max.1.min(segments));
+        }
+        if !connected {
+            return Err(refuse!(
+                numbered(bindings::ENOTCONN),
+                "pool {}: cannot start: no session is connected; add one (add_sess), check the nodes and the network",
+                self.name
+            ));
         }
         // Whole pages, which is what the block layer and RDMA mappings are made of.
         max.0 &= !(rmr_engine::lane::GAP - 1);
@@ -535,119 +683,92 @@ impl Pool {
                 self.name
             ));
         }
-        Ok(max)
-    }
-
-    /// Ends the attachment; in order, if `clean`: then the members know that they are equal. Sleeps.
-    fn detach(&self, admin: &mut Admin, clean: bool, watermark: Seq) {
-        let Some(attached) = admin.attached.take() else {
-            return;
-        };
-        for member in admin.members.iter().filter(|_| clean) {
-            let detach = Control::Detach {
-                to: self.target(&member.report, attached.pool),
-                generation: attached.config.generation,
-                epoch: attached.config.epoch,
-                watermark,
-            };
-            if let Err(failure) = control::call(&member.session, &detach) {
-                refuse!(
-                    (),
-                    "pool {}: could not detach from member {}: {}; the next start will ask for source=",
-                    self.name,
-                    member.report.member,
-                    failure
-                );
-            }
-        }
-    }
-
-    /// The data path of an attached pool, published for its volume.
-    #[inline(never)]
-    fn publish(
-        &self,
-        members: &[Member],
-        attached: &Attached,
-        depth: u32,
-        consumer: Arc<dyn Consumer>,
-        exceptions: &Arc<Exceptions>,
-        job: Job<Exceptions>,
-    ) -> Result {
-        let mut legs = KVec::new();
-        for id in attached.config.receivers().iter() {
-            let member = members
-                .iter()
-                .find(|m| m.report.member == id)
-                .ok_or(EINVAL)?;
-            legs.push(
-                Leg {
-                    member: id,
-                    incarnation: member.report.incarnation,
-                    session: member.session.clone(),
-                },
-                GFP_KERNEL,
-            )?;
-        }
-        let cpus = rmr_sys::percpu::cpus() as usize;
-        let caps = Caps {
+        Ok(Caps {
             requests: MAX_BATCH as u16,
-            data: attached.limits.max_io,
-            segments: attached.limits.max_segments,
+            data: max.0,
+            segments: max.1,
             in_flight: rmr_engine::lane::IN_FLIGHT,
-        };
-        let (lanes, batches) = lane::build(cpus, legs.len(), caps)?;
-        let shards = new_irq_locks!(cpus * SHARDS_PER_CPU, |_| Shard::new())?;
-        exceptions.core.publish(Core {
-            pool: attached.pool,
-            config: attached.config.clone(),
-            geometry: attached.limits.geometry,
-            logical_block: attached.limits.limits.logical_block,
-            max_io: attached.limits.max_io,
-            legs,
-            sets: table(cpus + 1, Set::new)?,
-            timers: lane::timers(lanes.len(), exceptions)?,
-            lanes,
-            batches,
-            links: Links::new(depth)?,
-            requests: Slots::new(depth as usize, |_| Ok(Request::default()))?,
-            overlap: Overlap::new(table(depth as usize, Node::new)?, shards).ok_or(EINVAL)?,
-            window: Window::new(table(WINDOW, AtomicU64::default)?).ok_or(EINVAL)?,
-            exceptions: exceptions.clone(),
-            job,
-            counters: Counters::new()?,
-            policy: self.policy.clone(),
-            consumer,
-            failed: Atomic::new(false),
         })
     }
 
-    /// Ends the volume: waits for all requests, then detaches. Sleeps.
+    /// The data path, without legs.
+    #[inline(never)]
+    fn publish(
+        &self,
+        registry: &Registry,
+        driver: &Arc<Driver>,
+        depth: u32,
+        caps: Caps,
+        consumer: Arc<dyn Consumer>,
+    ) -> Result {
+        let cpus = rmr_sys::percpu::cpus() as usize;
+        let mut legs = KVec::with_capacity(MemberId::MAX, GFP_KERNEL)?;
+        for _ in 0..MemberId::MAX {
+            legs.push(Gate::new(), GFP_KERNEL)?;
+        }
+        let shards = new_irq_locks!(cpus * SHARDS_PER_CPU, |_| Shard::new())?;
+        driver.core.publish(Core {
+            data: Data::new(&KernelMemory, depth as usize).map_err(|_| ENOMEM)?,
+            shape: Shape::none(),
+            max_io: caps.data,
+            sets: table(cpus, Set::new)?,
+            writes: Lanes::new(cpus, caps, driver, None)?,
+            legs,
+            present: Atomic::new(0),
+            links: Links::new(depth)?,
+            requests: Leases::new(depth as usize, Request::none)?,
+            places: sending::places(depth)?,
+            parts: table(depth as usize, || Atomic::new(0))?,
+            overlap: Overlap::new(table(depth as usize, Node::new)?, shards).ok_or(EINVAL)?,
+            parked: new_irq_locks!(1, |_| TagList::new())?,
+            opened: Atomic::new(0),
+            stalled: Atomic::new(false),
+            driver: driver.clone(),
+            job: Job::new(&registry.queue, driver.clone(), Driver::run)?,
+            timer: Timer::new(driver.clone(), 0, Driver::due)?,
+            counters: Counters::new()?,
+            policy: self.policy.clone(),
+            consumer,
+        })
+    }
+
+    /// Ends the volume: detaches, and waits for all requests. Sleeps.
     pub(crate) fn close(&self) {
-        let mut admin = self.admin.lock();
-        let Some(exceptions) = admin.volume.take() else {
-            return;
-        };
-        let mut clean = false;
-        let mut watermark = Seq::NONE;
-        if let Some(core) = exceptions.core.enter() {
-            // Every request ends: io_timeout bounds how long it may fail.
+        let Some(driver) = self.driver() else { return };
+        driver.detach();
+        // The engine ends every request and every message in bounded time.
+        while driver.wait_closed(CLOSE_MS).is_err() {
+            say!(
+                pr_warn,
+                "pool {}: still waiting for its members to be detached",
+                self.name
+            );
+        }
+        if let Some(core) = driver.core.enter() {
             for tag in 0..core.requests.len() {
-                while core.requests.take(tag).is_none() {
+                while !core.requests.is_free(tag) {
                     sleep_ms(2);
                 }
             }
-            clean = !core.has_failed();
-            watermark = core.window.watermark();
         }
-        drop(exceptions.core.retire());
-        self.detach(&mut admin, clean, watermark);
+        let mut admin = self.admin.lock();
+        Self::take_down(&admin, &driver);
+        admin.volume = None;
+    }
+
+    /// Takes a driver apart that has nothing in flight.
+    fn take_down(admin: &Admin, driver: &Arc<Driver>) {
+        for member in &admin.members {
+            Driver::remove_leg(driver, member.report.member, &member.session);
+        }
+        drop(driver.core.retire());
     }
 
     /// Takes the pool apart, after [`Self::close_down`]. Nobody can find it any more. Sleeps.
     pub(crate) fn dismantle(&self, registry: &Registry) {
+        self.close();
         let mut admin = self.admin.lock();
         admin.gone = true;
-        self.detach(&mut admin, true, Seq::NONE);
         let members = core::mem::take(&mut admin.members);
         drop(admin);
         for member in members {
@@ -664,7 +785,7 @@ impl Pool {
         if admin.gone {
             return Err(ENOENT);
         }
-        if admin.volume.is_some() {
+        if admin.volume.as_ref().is_some_and(|opened| !opened.idle) {
             return Err(refuse!(
                 EBUSY,
                 "leave_pool: pool {} is mapped; unmap its device first",
@@ -680,44 +801,69 @@ impl Pool {
 impl Pool {
     /// One word.
     pub(crate) fn state(&self) -> &'static str {
-        let admin = self.admin.lock();
-        match &admin.volume {
-            Some(volume) if volume.core.enter().is_some_and(|c| c.has_failed()) => "failed",
-            Some(_) => "mapped",
-            None if admin.attached.is_some() => "attached",
-            None => "joined",
+        let Some((driver, idle)) = ({
+            let admin = self.admin.lock();
+            (admin.volume.as_ref()).map(|opened| (opened.driver.clone(), opened.idle))
+        }) else {
+            return "joined";
+        };
+        match driver.look(|desk| desk.coordinator.state()) {
+            State::Attaching => "attaching",
+            State::Serving | State::Changing if idle => "attached",
+            State::Serving | State::Changing => "mapped",
+            State::Held => "suspended",
+            State::Leaving | State::Closed => "detaching",
+            State::Lost => "lost",
+            State::Fenced => "fenced",
+            State::Failed(_) => "failed",
         }
     }
 
-    /// One word for a member: `in_sync`, `catching_up`, or `added` while the pool is not attached;
-    /// `disconnected` while its session is.
+    /// One word for a member: `in_sync`, `catching_up`, `maintenance` or `absent`, or `added` while the pool is not
+    /// attached; `disconnected` while its session is, and it holds no data that counts.
     pub(crate) fn member_state(&self, file: &MemberFile) -> &'static str {
-        if !file.session.is_connected() {
-            return "disconnected";
-        }
+        let id = file.member;
+        let connected = file.session.is_connected();
         match self.config() {
-            Some(config) if config.in_sync.contains(file.member) => "in_sync",
-            Some(config) if config.catching_up.contains(file.member) => "catching_up",
-            _ => "added",
+            Some(config) if config.in_sync.contains(id) && connected => "in_sync",
+            Some(config) if config.catching_up.contains(id) && connected => "catching_up",
+            Some(config) if config.maintenance.contains(id) => "maintenance",
+            _ if !connected => "disconnected",
+            Some(_) => "absent",
+            None => "added",
         }
+    }
+
+    /// How far a member is from being in sync.
+    pub(crate) fn progress(&self, id: MemberId) -> Progress {
+        let driver = self.driver();
+        driver.map_or(Progress::Unknown, |driver| {
+            driver.look(|desk| {
+                let catches_up = (desk.coordinator.config())
+                    .is_some_and(|config| config.catching_up.contains(id));
+                match desk.progress.get(id.index()) {
+                    Some(progress) if catches_up => *progress,
+                    _ => Progress::Unknown,
+                }
+            })
+        })
     }
 
     /// The configuration in use.
-    pub(crate) fn config(&self) -> Option<Arc<Config>> {
-        self.admin
-            .lock()
-            .attached
-            .as_ref()
-            .map(|a| a.config.clone())
+    pub(crate) fn config(&self) -> Option<KBox<Config>> {
+        self.driver()?.config()
     }
 
     /// UUID of the pool, if it has one that is known here.
     pub(crate) fn uuid(&self) -> Option<Uuid> {
-        let admin = self.admin.lock();
-        match &admin.attached {
-            Some(attached) => Some(attached.pool),
-            None => admin.members.iter().find_map(|m| m.report.pool.non_nil()),
+        let attached = self
+            .driver()
+            .and_then(|driver| driver.look(|desk| desk.pool.non_nil()));
+        if attached.is_some() {
+            return attached;
         }
+        let admin = self.admin.lock();
+        admin.members.iter().find_map(|m| m.report.pool.non_nil())
     }
 
     /// Size and chunk size, once a member is known.
@@ -739,15 +885,14 @@ impl Pool {
 
     /// Runs `f` on the data path, if there is one.
     fn on_core<R>(&self, f: impl FnOnce(&Core) -> R) -> Option<R> {
-        let volume = self.admin.lock().volume.clone()?;
-        let core = volume.core.enter()?;
+        let driver = self.driver()?;
+        let core = driver.core.enter()?;
         Some(f(&core))
     }
 
     /// The watermark; 0 without a volume.
-    pub(crate) fn watermark(&self) -> Seq {
-        self.on_core(|core| core.window.watermark())
-            .unwrap_or(Seq::NONE)
+    pub(crate) fn watermark(&self) -> u64 {
+        self.on_core(|core| core.data.watermark().0).unwrap_or(0)
     }
 
     /// A counter of the data path, see [`super::core::Counter`].
@@ -757,9 +902,17 @@ impl Pool {
     }
 }
 
-#[inline(never)]
-fn share(config: &Config) -> Result<Arc<Config>> {
-    Ok(Arc::new(config.clone(), GFP_KERNEL)?)
+/// The error of a refusal.
+fn errno(refusal: &Refusal) -> Error {
+    match refusal {
+        Refusal::NoMember | Refusal::Missing(_) | Refusal::NoMajority(_) => {
+            numbered(bindings::ENOTCONN)
+        }
+        Refusal::InUse(_) | Refusal::Busy => EBUSY,
+        Refusal::TimedOut => ETIMEDOUT,
+        Refusal::Lost => EIO,
+        _ => EINVAL,
+    }
 }
 
 /// `n` elements as the engine wants them lent.

@@ -5,8 +5,10 @@
 //! The registry's lock is held while a session is opened or closed, so that a name means one session; it is
 //! never taken on the data path.
 
+use super::pool::Joining;
 use super::pool::Pool;
 use super::session::Session;
+use super::session::Wait;
 use super::sysfs;
 use crate::refuse;
 use crate::refuse::text;
@@ -42,8 +44,10 @@ struct Inner {
 pub(crate) struct Registry {
     pools_dir: Dir<()>,
     sessions_dir: Dir<()>,
-    /// Where exceptions of the data path are worked on.
+    /// Where coordinators run.
     pub(crate) queue: Arc<Queue>,
+    /// Where sessions are closed and opened.
+    slow: Arc<Queue>,
     #[pin]
     inner: Mutex<Inner>,
 }
@@ -77,11 +81,12 @@ impl Registry {
                 pools_dir,
                 sessions_dir,
                 queue,
+                slow: Queue::new(c"rmr-session", rmr_sys::work::Flags::UNBOUND)?,
                 inner <- new_mutex!(Inner {
                     pools: KVec::new(),
                     sessions: KVec::new(),
                 }),
-            }),
+            }? Error),
             GFP_KERNEL,
         )
     }
@@ -98,7 +103,7 @@ impl Registry {
     }
 
     /// Creates the pool `name`. `EEXIST` if there is one.
-    pub(crate) fn join(&self, name: PoolName, chunk_size: Option<u64>) -> Result {
+    pub(crate) fn join(&self, name: PoolName, joining: &Joining) -> Result {
         let mut inner = self.inner.lock();
         if inner.pools.iter().any(|p| p.name == name) {
             return Err(refuse!(
@@ -108,7 +113,7 @@ impl Registry {
             ));
         }
         inner.pools.reserve(1, GFP_KERNEL)?;
-        let pool = Pool::new(name, chunk_size, &self.pools_dir)?;
+        let pool = Pool::new(name, joining, &self.pools_dir)?;
         inner.pools.push(pool, GFP_KERNEL)?;
         Ok(())
     }
@@ -126,10 +131,16 @@ impl Registry {
         Ok(())
     }
 
-    /// The session `name`, opened if there is none. `paths` may be empty if there is one.
+    /// The session `name`, opened if there is none. `paths` may be empty if there is one. One that is to be connected is
+    /// waited for only if it is new.
     ///
     /// Every session that was got must be [put back](Self::put_session).
-    pub(crate) fn get_session(&self, name: &CStr, paths: KVec<PathAddr>) -> Result<Arc<Session>> {
+    pub(crate) fn get_session(
+        &self,
+        name: &CStr,
+        paths: KVec<PathAddr>,
+        wait: Wait,
+    ) -> Result<Arc<Session>> {
         let mut inner = self.inner.lock();
         if let Some(shared) = inner.sessions.iter_mut().find(|s| s.session.name() == name) {
             if !paths.is_empty() && !shared.session.has_paths(&paths) {
@@ -150,7 +161,7 @@ impl Registry {
             ));
         }
         inner.sessions.reserve(1, GFP_KERNEL)?;
-        let session = Session::open(name, paths).map_err(|error| {
+        let session = Session::open(name, paths, &self.slow, wait).map_err(|error| {
             let advice = if error == ENODEV {
                 "there is no RDMA device for this address; load its driver, or make one with `rdma link add`"
             } else {
@@ -164,7 +175,6 @@ impl Registry {
                 advice
             )
         })?;
-        let session = Arc::new(session, GFP_KERNEL)?;
         let dir = Dir::in_dir(&self.sessions_dir, name, session.clone(), &sysfs::SESSION)?;
         inner.sessions.push(
             Shared {
@@ -189,8 +199,8 @@ impl Registry {
             shared.users -= 1;
             (shared.users == 0).then_some(place)
         });
-        drop(session);
         if let Some(place) = last {
+            session.end();
             // Closed under the lock, so that whoever wants the name next opens it anew, not half-closed.
             let _ = inner.sessions.remove(place);
         }

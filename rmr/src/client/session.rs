@@ -1,16 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A session to a storage node: one RTRS session, shared by all pools that use the node.
+//! A session to a storage node: an RTRS session that is opened again after it was closed, shared by all pools that use
+//! the node.
 //!
-//! RTRS reconnects by itself. What is in flight when a session is lost comes back with an error to whoever
-//! sent it; nothing is kept here.
+//! RTRS reconnects by itself. What is in flight when the connection is lost comes back with an error to whoever sent it.
+//! A pool that must have everything back from a node that does not answer closes the RTRS session, for all of them; a
+//! worker does that, and opens another one, again and again, as both take their time.
+//!
+//! Everybody who [watches](Session::watch) hears of each change, after everything that was sent has come back.
 
+use super::driver::Driver;
+use crate::malformed;
+use crate::refuse;
+use crate::refuse::numbered;
+use kernel::bindings;
+use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Full;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
+use kernel::sync::Mutex;
+use rmr_engine::options::Value;
+use rmr_proto::MemberId;
+use rmr_sys::gate::Entered;
+use rmr_sys::gate::Gate;
 use rmr_sys::sysfs::Writer;
+use rmr_sys::work::Again;
+use rmr_sys::work::Job;
+use rmr_sys::work::Queue;
 use rtrs::Attrs;
 use rtrs::CallError;
 use rtrs::Confirm;
@@ -31,61 +50,211 @@ const RECONNECT_DELAY_S: u8 = 1;
 /// RTRS tries for ever.
 const RECONNECT_ATTEMPTS: i16 = -1;
 
+/// Pause before a session that was closed is opened again, in ms; doubles up to the longest.
+const FIRST_PAUSE_MS: u32 = 100;
+const LONGEST_PAUSE_MS: u32 = 5_000;
+
+/// Most paths of a session.
+const MAX_PATHS: usize = 8;
+
 /// Longest name. RTRS allows 254 bytes; names are file names in sysfs.
 pub(crate) const MAX_NAME: usize = 63;
 
 /// Bytes of the longest path as text.
 const PATH_TEXT: usize = 160;
 
+/// Whether a session must be connected before somebody gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Connected,
+    /// It connects in the background.
+    No,
+}
+
+/// Who wants to know about the connection.
+struct Watcher {
+    driver: Arc<Driver>,
+    member: MemberId,
+}
+
 /// Knows whether the session is connected.
-struct Link {
+#[pin_data]
+pub(crate) struct Link {
     name: CString,
     up: Atomic<bool>,
+    /// Never held while waiting for RTRS, which calls [`LinkHandler::link`].
+    #[pin]
+    watchers: Mutex<KVec<Watcher>>,
+}
+
+impl Link {
+    fn tell(&self, up: bool) {
+        let watchers = self.watchers.lock();
+        self.up.store(up, Relaxed);
+        for watcher in watchers.iter() {
+            watcher.driver.link(watcher.member, up);
+        }
+    }
 }
 
 impl LinkHandler for Link {
     fn link(&self, event: LinkEvent) {
         let up = matches!(event, LinkEvent::Reconnected);
-        if self.up.xchg(up, Relaxed) == up {
-            return;
+        if self.up.load(Relaxed) != up {
+            if up {
+                pr_info!("session {}: connected again\n", &*self.name);
+            } else {
+                pr_warn!("session {}: connection lost\n", &*self.name);
+            }
         }
-        if up {
-            pr_info!("session {}: connected again\n", &*self.name);
-        } else {
-            pr_warn!(
-                "session {}: connection lost; requests wait until it is back or io_timeout is over\n",
-                &*self.name
-            );
-        }
+        self.tell(up);
     }
 }
 
-/// An open session.
+/// An RTRS session that is open at this moment.
+pub(crate) type Open = Entered<rtrs::Session<Link>>;
+
+/// A session; see the head of the file.
 pub(crate) struct Session {
     link: Arc<Link>,
     paths: KVec<PathAddr>,
-    rtrs: rtrs::Session<Link>,
+    rtrs: Gate<rtrs::Session<Link>>,
+    /// Closes and opens; retired when nobody uses the session any more.
+    job: Gate<Job<Session>>,
+    /// It is to be closed.
+    close: Atomic<bool>,
+    /// It is to stay open.
+    wanted: Atomic<bool>,
+    pause_ms: Atomic<u32>,
 }
 
 impl Session {
-    /// Connects to the node at `paths`. Sleeps, up to 30 s if the node does not answer.
-    pub(crate) fn open(name: &CStr, paths: KVec<PathAddr>) -> Result<Self> {
-        let link = Arc::new(
-            Link {
-                name: name.try_into()?,
-                up: Atomic::new(true),
+    /// Connects to the node at `paths`. Sleeps, up to 30 s if the node does not answer and it is to be waited for. `queue` is
+    /// where it is closed and opened again: one whose workers may take long.
+    pub(crate) fn open(
+        name: &CStr,
+        paths: KVec<PathAddr>,
+        queue: &Arc<Queue>,
+        wait: Wait,
+    ) -> Result<Arc<Self>> {
+        let name = CString::try_from(name)?;
+        let link = Arc::pin_init(
+            pin_init!(Link {
+                name,
+                up: Atomic::new(false),
+                watchers <- new_mutex!(KVec::new()),
+            }),
+            GFP_KERNEL,
+        )?;
+        let session = Arc::new(
+            Self {
+                link,
+                paths,
+                rtrs: Gate::new(),
+                job: Gate::new(),
+                close: Atomic::new(false),
+                wanted: Atomic::new(true),
+                pause_ms: Atomic::new(FIRST_PAUSE_MS),
             },
             GFP_KERNEL,
         )?;
+        if wait == Wait::Connected {
+            session.connect()?;
+        }
+        let job = Job::new(queue, session.clone(), Self::work)?;
+        session.job.publish(job)?;
+        if let Some(job) = session.job.enter() {
+            job.queue();
+        }
+        Ok(session)
+    }
+
+    fn connect(&self) -> Result {
         let config = SessionConfig {
-            name,
-            paths: &paths,
+            name: &self.link.name,
+            paths: &self.paths,
             port: PORT,
             reconnect_delay_s: RECONNECT_DELAY_S,
             max_reconnect: RECONNECT_ATTEMPTS,
         };
-        let rtrs = rtrs::Session::open(&config, link.clone())?;
-        Ok(Self { link, paths, rtrs })
+        // It may be lost again before `open` returns.
+        self.link.up.store(true, Relaxed);
+        let opened = rtrs::Session::open(&config, self.link.clone());
+        self.rtrs
+            .publish(opened.inspect_err(|_| self.link.up.store(false, Relaxed))?)
+    }
+
+    /// Closes it for good; nobody uses it any more. Sleeps, until an attempt to open it is over.
+    pub(crate) fn end(&self) {
+        self.wanted.store(false, Relaxed);
+        drop(self.job.retire());
+        self.disconnect();
+    }
+
+    fn disconnect(&self) {
+        if let Some(rtrs) = self.rtrs.retire_begin() {
+            // First everything comes back, so that nobody stays inside.
+            rtrs.close();
+            drop(rtrs.wait());
+        }
+    }
+
+    /// Lets the RTRS session be closed; everything that is in flight comes back, then it is opened again. Any context.
+    pub(crate) fn close(&self) {
+        self.close.store(true, Relaxed);
+        if let Some(job) = self.job.enter() {
+            job.rearm(0);
+        }
+    }
+
+    /// The worker.
+    fn work(this: &Arc<Self>) -> Again {
+        if this.close.xchg(false, Full) {
+            this.disconnect();
+            this.link.tell(false);
+            return Again::After(this.pause_ms.load(Relaxed));
+        }
+        if !this.wanted.load(Relaxed) || this.rtrs.is_open() {
+            return Again::No;
+        }
+        match this.connect() {
+            Ok(()) => {
+                this.pause_ms.store(FIRST_PAUSE_MS, Relaxed);
+                pr_info!("session {}: open again\n", &*this.link.name);
+                if this.link.up.load(Relaxed) {
+                    this.link.tell(true);
+                }
+                Again::No
+            }
+            Err(_) => {
+                let pause = this.pause_ms.load(Relaxed);
+                this.pause_ms
+                    .store(pause.saturating_mul(2).min(LONGEST_PAUSE_MS), Relaxed);
+                Again::After(pause)
+            }
+        }
+    }
+
+    /// Lets a driver know of each change of the connection, and of how it is. Sleeps.
+    pub(crate) fn watch(&self, driver: &Arc<Driver>, member: MemberId) -> Result {
+        let mut watchers = self.link.watchers.lock();
+        watchers.push(
+            Watcher {
+                driver: driver.clone(),
+                member,
+            },
+            GFP_KERNEL,
+        )?;
+        if self.is_connected() {
+            driver.link(member, true);
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Self::watch`] began. Sleeps.
+    pub(crate) fn unwatch(&self, driver: &Arc<Driver>, member: MemberId) {
+        let mut watchers = self.link.watchers.lock();
+        watchers.retain(|w| w.member != member || !Arc::ptr_eq(&w.driver, driver));
     }
 
     /// Its name.
@@ -117,22 +286,29 @@ impl Session {
 
     /// Whether a path to the node is up.
     pub(crate) fn is_connected(&self) -> bool {
-        self.link.up.load(Relaxed)
+        self.rtrs.is_open() && self.link.up.load(Relaxed)
+    }
+
+    /// The RTRS session, if it is open. What holds on to it is in the way of closing it. Any context.
+    #[inline]
+    pub(crate) fn enter(&self) -> Option<Open> {
+        self.rtrs.enter()
     }
 
     /// What the node's RTRS server allows. `ENOTCONN` while not connected.
     pub(crate) fn attrs(&self) -> Result<Attrs> {
-        self.rtrs.query()
+        self.enter().ok_or_else(not_connected)?.query()
     }
 
-    /// Breaks the session; everything sent comes back.
-    pub(crate) fn close(&self) {
-        self.rtrs.close();
+    /// Sends a control message and waits for its reply. Sleeps.
+    pub(crate) fn call(&self, header: &[u8], reply: &mut [u8]) -> Result<(), CallError> {
+        let open = self.enter().ok_or_else(not_connected)?;
+        open.call(header, reply, super::control::TIMEOUT_MS)
     }
 
-    /// A permit to send one message, if one is free. Any context but hard interrupts.
+    /// A permit to send one message, if one is free and there is a connection. Any context but hard interrupts.
     pub(crate) fn permit(&self) -> Option<Permit> {
-        self.rtrs.permit()
+        self.enter()?.permit()
     }
 
     /// Sends a message, see [`rtrs::Session::send`].
@@ -143,11 +319,83 @@ impl Session {
         dir: Dir,
         header: &[u8],
     ) -> Result<(), SendError<C>> {
-        self.rtrs.send(permit, message, dir, header)
+        match self.enter() {
+            Some(open) => open.send(permit, message, dir, header),
+            None => Err(SendError {
+                message,
+                permit,
+                error: not_connected(),
+            }),
+        }
     }
 
-    /// Sends a control message and waits for its reply. Sleeps.
-    pub(crate) fn call(&self, header: &[u8], reply: &mut [u8]) -> Result<(), CallError> {
-        self.rtrs.call(header, reply, super::control::TIMEOUT_MS)
+    /// One word: `connected`, `disconnected` (RTRS connects again) or `connecting` (it is being opened).
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.rtrs.is_open(), self.link.up.load(Relaxed)) {
+            (true, true) => "connected",
+            (true, false) => "disconnected",
+            (false, _) => "connecting",
+        }
     }
+}
+
+fn not_connected() -> Error {
+    numbered(bindings::ENOTCONN)
+}
+
+/// The addresses of `path=` words of a command; why they are refused is in the log.
+pub(crate) fn parse_paths<'a>(
+    command: &str,
+    values: impl Iterator<Item = Value<'a>>,
+) -> Result<KVec<PathAddr>> {
+    let mut paths = KVec::new();
+    for value in values {
+        let text = value.text().map_err(malformed!(command))?;
+        let path = PathAddr::parse(text, PORT).map_err(|error| {
+            refuse!(
+                error,
+                "{}: path={} is not an address; write ip:<v4>, ip:<v6> or gid:<gid>, with [<src>,] before if needed",
+                command,
+                text
+            )
+        })?;
+        if paths.len() == MAX_PATHS {
+            return Err(refuse!(E2BIG, "{}: more than {} paths", command, MAX_PATHS));
+        }
+        paths.push(path, GFP_KERNEL)?;
+    }
+    Ok(paths)
+}
+
+/// The name of a session, which is that of a directory in sysfs as well.
+pub(crate) fn file_name(command: &str, name: &str) -> Result<CString> {
+    if name.contains(['/', '.']) {
+        return Err(refuse!(
+            EINVAL,
+            "{}: sessname={} has a slash or a dot; choose a name without",
+            command,
+            name
+        ));
+    }
+    CString::try_from_fmt(fmt!("{name}"))
+}
+
+/// A name for a session that nobody named: the first address, with a dash for all that is neither letter nor digit.
+pub(crate) fn name_of(paths: &[PathAddr]) -> Result<CString> {
+    let mut buf = [0; PATH_TEXT];
+    let text = paths.first().ok_or(EINVAL)?.text(&mut buf);
+    // The destination is behind the source, if that is said.
+    let from = text.iter().rposition(|b| matches!(b, b'@' | b','));
+    let text = &text[from.map_or(0, |at| at + 1)..];
+    let mut name = [0; MAX_NAME];
+    let name = &mut name[..text.len().min(MAX_NAME)];
+    for (to, from) in name.iter_mut().zip(text) {
+        *to = if from.is_ascii_alphanumeric() {
+            *from
+        } else {
+            b'-'
+        };
+    }
+    let name = core::str::from_utf8(name).map_err(|_| EINVAL)?;
+    CString::try_from_fmt(fmt!("{name}"))
 }

@@ -5,11 +5,14 @@
 //! Parses what the administrator writes and formats what is read; everything else is in `registry` and `pool`.
 
 use super::core::Counter;
+use super::pool::Joining;
 use super::pool::MemberFile;
 use super::pool::Mode;
 use super::pool::Pool;
 use super::registry::Registry;
+use super::session;
 use super::session::Session;
+use super::session::Wait;
 use super::session::MAX_NAME;
 use crate::malformed;
 use crate::refuse;
@@ -18,20 +21,20 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
+use rmr_engine::client::Admin;
 use rmr_engine::options::Key;
 use rmr_engine::options::Options;
 use rmr_engine::options::Value;
 use rmr_engine::readers::Policy;
 use rmr_proto::Geometry;
+use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
+use rmr_proto::Progress;
 use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::sysfs::Writer;
 use rmr_sys::tree::Tree;
-use rtrs::PathAddr;
-
-/// Most paths that `add_sess` takes.
-const MAX_PATHS: usize = 8;
 
 /// Makes the class and what is in it. Sleeps.
 pub(crate) fn tree() -> Result<Tree<Registry>> {
@@ -49,27 +52,39 @@ pub(crate) fn file_name(name: &str) -> Result<CString> {
 
 static CTL: [Attr<Registry>; 1] = [Attr::wo(
     c"join_pool",
-    "poolname=<name> [chunk_size=<bytes>]",
+    "poolname=<name> [chunk_size=<bytes>] [initial=equal|resync] [quorum=off|majority]; the last two count when it starts for the first time",
     |registry: &Arc<Registry>, line| {
-        const KEYS: &[Key] = &[Key::once("poolname"), Key::once("chunk_size")];
+        const KEYS: &[Key] = &[
+            Key::once("poolname"),
+            Key::once("chunk_size"),
+            Key::once("initial"),
+            Key::once("quorum"),
+        ];
         let parse = || {
             let options = Options::parse(line, KEYS)?;
             let name = options.require("poolname")?.pool()?;
             let chunk = options
                 .get("chunk_size")
                 .map(|c| c.bytes_size(4096..=64 << 20));
-            Ok((name, chunk.transpose()?))
+            let initial = options.get("initial").map(|i| i.choice(&["equal", "resync"]));
+            let quorum = options.get("quorum").map(|q| q.choice(&["off", "majority"]));
+            let joining = Joining {
+                chunk_size: chunk.transpose()?,
+                resync: initial.transpose()? == Some(1),
+                majority: quorum.transpose()? == Some(1),
+            };
+            Ok((name, joining))
         };
-        let (name, chunk) = parse().map_err(malformed!("join_pool"))?;
-        if let Some(bytes) = chunk {
+        let (name, joining) = parse().map_err(malformed!("join_pool"))?;
+        if let Some(bytes) = joining.chunk_size {
             Geometry::shift_of(bytes).map_err(|error| refuse!(EINVAL, "join_pool: {}", error))?;
         }
-        registry.join(name, chunk)
+        registry.join(name, &joining)
     },
 )];
 
 /// Files of a pool.
-pub(crate) static POOL: [Attr<Pool>; 14] = [
+pub(crate) static POOL: [Attr<Pool>; 17] = [
     Attr::wo(
         c"add_sess",
         "sessname=<name> path=[<src>,]<dst> [path=...] [mode=create|assemble]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
@@ -80,10 +95,34 @@ pub(crate) static POOL: [Attr<Pool>; 14] = [
         Registry::get()?.leave(pool)
     })
     .removes_self(),
+    Attr::wo(c"enable", "1", |pool: &Arc<Pool>, line| {
+        one("enable", line)?;
+        pool.enable()
+    }),
     Attr::wo(
-        c"enable",
-        "1 | source=<member_id>; source= names the member whose data is right after an unclean stop",
-        enable,
+        c"force",
+        "lost=<member_id>[,<member_id>...]; starts without these members, and gives up what newer data they have",
+        force,
+    ),
+    Attr::rw(
+        c"takeover",
+        |pool: &Pool, w| writeln!(w, "{}", u32::from(pool.takeover.load(Relaxed))),
+        |pool: &Arc<Pool>, line| {
+            let parse = || Value::single("takeover", line)?.boolean();
+            pool.takeover.store(parse().map_err(malformed!("takeover"))?, Relaxed);
+            Ok(())
+        },
+    ),
+    Attr::rw(
+        c"on_no_data",
+        |pool: &Pool, w| {
+            let fails = pool.fails.load(Relaxed);
+            writeln!(w, "{}", if fails { "error" } else { "suspend" })
+        },
+        |pool: &Arc<Pool>, line| {
+            let parse = || Value::single("on_no_data", line)?.choice(&["suspend", "error"]);
+            pool.set_fails(parse().map_err(malformed!("on_no_data"))? == 1)
+        },
     ),
     Attr::ro(c"state", |pool: &Pool, w| writeln!(w, "{}", pool.state())),
     Attr::ro(c"uuid", |pool: &Pool, w| match pool.uuid() {
@@ -144,31 +183,68 @@ pub(crate) static STATS: [Attr<Pool>; 4] = [
 ];
 
 /// Files of a member of a pool, in the directory of its session.
-pub(crate) static MEMBER: [Attr<MemberFile>; 5] = [
+pub(crate) static MEMBER: [Attr<MemberFile>; 9] = [
     Attr::wo(
         c"del_sess",
-        "1 | mode=delete|disassemble",
+        "1 | mode=delete|disassemble; of an attached pool, mode=delete takes the member out for good, mode=disassemble for a while",
         |file: &Arc<MemberFile>, line| {
             const KEYS: &[Key] = &[Key::once("mode")];
+            let mut keep = None;
             if line.trim_ascii() != b"1" {
-                // With nothing attached, both modes are the same: the client forgets the member.
                 let parse = || {
                     Options::parse(line, KEYS)?
                         .require("mode")?
                         .choice(&["delete", "disassemble"])
                 };
-                parse().map_err(malformed!("del_sess"))?;
+                keep = Some(parse().map_err(malformed!("del_sess"))? == 1);
             }
-            file.pool.remove_member(&*Registry::get()?, file.member)
+            file.pool.remove_member(&*Registry::get()?, file.member, keep)
         },
     )
     .removes_self(),
     Attr::wo(c"enable", "1", |file: &Arc<MemberFile>, line| {
         one("enable", line)?;
-        file.pool.enable(None)
+        file.pool.enable()
     }),
+    Attr::rw(
+        c"maintenance",
+        |file: &MemberFile, w| {
+            let config = file.pool.config();
+            let kept_out = config.is_some_and(|config| config.maintenance.contains(file.member));
+            writeln!(w, "{}", u32::from(kept_out))
+        },
+        |file: &Arc<MemberFile>, line| {
+            let parse = || Value::single("maintenance", line)?.boolean();
+            let on = parse().map_err(malformed!("maintenance"))?;
+            file.pool
+                .command_now("maintenance", Admin::Maintenance(file.member, on))
+        },
+    ),
+    Attr::wo(
+        c"replace",
+        "1; the member has a new store, which gets all data",
+        |file: &Arc<MemberFile>, line| {
+            one("replace", line)?;
+            file.pool.command_now("replace", Admin::Replace(file.member))
+        },
+    ),
+    Attr::wo(
+        c"discard",
+        "1; what the member has that no other member has may be overwritten",
+        |file: &Arc<MemberFile>, line| {
+            one("discard", line)?;
+            file.pool.command_now("discard", Admin::Discard(file.member))
+        },
+    ),
     Attr::ro(c"state", |file: &MemberFile, w| {
         writeln!(w, "{}", file.pool.member_state(file))
+    }),
+    Attr::ro(c"resync", |file: &MemberFile, w| {
+        match file.pool.progress(file.member) {
+            Progress::Unknown => writeln!(w, "none"),
+            Progress::Ready => writeln!(w, "chunks=0 rate=0"),
+            Progress::Dirty { chunks, rate } => writeln!(w, "chunks={chunks} rate={rate}"),
+        }
     }),
     Attr::ro(c"member_id", |file: &MemberFile, w| {
         writeln!(w, "{}", file.member)
@@ -184,12 +260,7 @@ pub(crate) static MEMBER: [Attr<MemberFile>; 5] = [
 /// Files of a session.
 pub(crate) static SESSION: [Attr<Session>; 3] = [
     Attr::ro(c"state", |session: &Session, w| {
-        let state = if session.is_connected() {
-            "connected"
-        } else {
-            "disconnected"
-        };
-        writeln!(w, "{state}")
+        writeln!(w, "{}", session.state())
     }),
     Attr::ro(c"paths", |session: &Session, w| session.write_paths(w)),
     // A session reconnects by itself, about once a second; the command is for those who know it from before.
@@ -219,44 +290,28 @@ fn add_sess(pool: &Arc<Pool>, line: &[u8]) -> Result {
         Ok((options, name, mode))
     };
     let (options, name, mode) = parse().map_err(malformed!(COMMAND))?;
-    if name.contains(['/', '.']) {
-        return Err(refuse!(
-            EINVAL,
-            "{}: sessname={} has a slash or a dot; choose a name without",
-            COMMAND,
-            name
-        ));
-    }
     let mode = mode.map(|place| [Mode::Create, Mode::Assemble][place.min(1)]);
-    let mut paths = KVec::new();
-    for value in options.all("path") {
-        let text = value.text().map_err(malformed!(COMMAND))?;
-        let path = PathAddr::parse(text, super::session::PORT).map_err(|error| {
-            refuse!(
-                error,
-                "{}: path={} is not an address; write ip:<v4>, ip:<v6> or gid:<gid>, with [<src>,] before if needed",
-                COMMAND,
-                text
-            )
-        })?;
-        if paths.len() == MAX_PATHS {
-            return Err(refuse!(E2BIG, "{}: more than {} paths", COMMAND, MAX_PATHS));
-        }
-        paths.push(path, GFP_KERNEL)?;
-    }
+    let paths = session::parse_paths(COMMAND, options.all("path"))?;
     let registry = Registry::get()?;
-    let session = registry.get_session(&file_name(name)?, paths)?;
+    let session =
+        registry.get_session(&session::file_name(COMMAND, name)?, paths, Wait::Connected)?;
     pool.add_member(&session, mode)
         .inspect_err(|_| registry.put_session(session.clone()))
 }
 
-fn enable(pool: &Arc<Pool>, line: &[u8]) -> Result {
-    const KEYS: &[Key] = &[Key::once("source")];
-    if line.trim_ascii() == b"1" {
-        return pool.enable(None);
+fn force(pool: &Arc<Pool>, line: &[u8]) -> Result {
+    const COMMAND: &str = "force";
+    let parse = || Value::single("lost", line.strip_prefix(b"lost=").unwrap_or(b""))?.text();
+    let mut lost = MemberSet::EMPTY;
+    for id in parse().map_err(malformed!(COMMAND))?.split(',') {
+        let id = rmr_engine::options::number(id.as_bytes());
+        let id = id.and_then(|id| MemberId::new(u32::try_from(id).ok()?));
+        lost = lost.with(id.ok_or_else(|| {
+            refuse!(EINVAL, "{}: lost= is a list of member ids, as 1,2", COMMAND)
+        })?);
     }
-    let parse = || Options::parse(line, KEYS)?.require("source")?.member();
-    pool.enable(Some(parse().map_err(malformed!("enable"))?))
+    pool.force(lost);
+    Ok(())
 }
 
 /// The only thing to write to a file that takes no arguments.

@@ -52,11 +52,6 @@ impl TagList {
         }
     }
 
-    /// Tags in the queue.
-    pub(crate) fn len(&self) -> u32 {
-        self.len
-    }
-
     /// The first tag.
     pub(crate) fn first(&self) -> Option<u32> {
         (self.len > 0).then_some(self.head)

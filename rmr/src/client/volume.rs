@@ -13,7 +13,8 @@
 //! from `submit` to `complete`. Nothing is allocated per request. This module knows nothing of disks.
 
 use super::core::Core;
-use super::exception::Exceptions;
+use super::driver::Driver;
+use super::driver::Stage;
 use super::lane;
 use super::pool::Pool;
 use super::registry::Registry;
@@ -99,13 +100,13 @@ pub struct VolumeLimits {
 /// An opened pool. Exclusive: a pool has at most one volume. Dropping it waits for all IO and detaches.
 pub struct Volume {
     pool: Arc<Pool>,
-    opened: Arc<Exceptions>,
+    opened: Arc<Driver>,
     limits: VolumeLimits,
 }
 
 impl Volume {
     /// Opens the pool `name` for up to `depth` requests at a time, attaching to its members if that was not
-    /// done. May sleep, up to the timeout of a control message for each member.
+    /// done. May sleep, for as long as members that are missing are waited for.
     ///
     /// `size`, in bytes, is what the consumer was told to expect; `EINVAL` if it is another. `ENOENT`: no such pool;
     /// `EBUSY`: it has a volume already; else why it cannot be attached to. The reason is in the kernel log.
@@ -140,10 +141,7 @@ impl Volume {
     /// Whether all IO is answered with errors; that ends only by opening the pool anew.
     #[inline(never)]
     pub fn has_failed(&self) -> bool {
-        self.opened
-            .core
-            .enter()
-            .is_none_or(|core| core.has_failed())
+        self.opened.stage() != Stage::Runs
     }
 
     /// Starts a request. An error means that it was not accepted and nothing was done: the tag is in use or

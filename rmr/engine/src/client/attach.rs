@@ -146,6 +146,7 @@ impl<M: Memory> Coordinator<M> {
     }
 
     /// All have answered, or not: is it worth a promise?
+    #[inline(never)]
     pub(super) fn queried(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if self.config.is_some() && self.is_fenced() {
             self.fail(State::Fenced, turn);
@@ -247,6 +248,7 @@ impl<M: Memory> Coordinator<M> {
     }
 
     /// All have promised, or not.
+    #[inline(never)]
     pub(super) fn promised(&mut self, turn: &mut Turn<'_, M>) -> bool {
         let generation = self.generation;
         for (id, peer) in MemberId::all().zip(self.peers.iter_mut()) {
@@ -295,6 +297,7 @@ impl<M: Memory> Coordinator<M> {
     }
 
     /// Tells all parts the suspects of the next one that has some.
+    #[inline(never)]
     pub(super) fn relay(&mut self, from: usize, turn: &mut Turn<'_, M>) -> bool {
         if !self.failed.is_empty() {
             return self.try_again(Refusal::Missing(self.failed), turn);
@@ -395,6 +398,7 @@ impl<M: Memory> Coordinator<M> {
     }
 
     /// All have installed it, or not.
+    #[inline(never)]
     pub(super) fn attached(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if !self.failed.is_empty() {
             return self.try_again(Refusal::Missing(self.failed), turn);

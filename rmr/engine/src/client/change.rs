@@ -198,15 +198,17 @@ impl<M: Memory> Coordinator<M> {
     }
 
     /// Begins with the marks of an attempt.
+    #[inline(never)]
     fn begin(&mut self, goal: Goal, turn: &mut Turn<'_, M>) -> bool {
         self.failed = MemberSet::EMPTY;
         self.not_ready = false;
-        let Some(next) = self.derive(goal).filter(|next| self.can_count(next)) else {
+        // Not through a variable: configurations are large, and a kernel's stack is not.
+        self.next = self.derive(goal);
+        let Some(next) = self.next.as_ref().filter(|next| self.can_count(next)) else {
             self.suspend(turn);
             return true;
         };
         self.used = next.epoch;
-        self.next = Some(next);
         let stage = match goal {
             Goal::Drop => Stage::Lists(0),
             Goal::Join(_) | Goal::Edit(_) => Stage::Suspects,
@@ -317,6 +319,7 @@ impl<M: Memory> Coordinator<M> {
         self.counts(next, next.receivers().union(self.witnesses(next)))
     }
 
+    #[inline(never)]
     pub(super) fn advance_change(&mut self, change: Change, turn: &mut Turn<'_, M>) -> bool {
         let stage = match change.stage {
             Stage::Drain(until) => return self.drain(change, until, turn),
@@ -528,6 +531,7 @@ impl<M: Memory> Coordinator<M> {
     }
 
     /// Everybody has it.
+    #[inline(never)]
     fn complete(&mut self, goal: Goal, turn: &mut Turn<'_, M>) -> bool {
         let Some(next) = self.next.take() else {
             return false;
