@@ -173,7 +173,7 @@ pub(crate) struct Runner {
     pub(crate) member: MemberId,
     pub(crate) logical_block: u32,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) hot: Hot,
+    pub(crate) hot: KBox<Hot>,
     pub(crate) table: Arc<Table>,
     pub(crate) parked: Parked,
     directory: Arc<Directory>,
@@ -217,8 +217,7 @@ impl Runner {
         queue: &Arc<Queue>,
     ) -> Result<Arc<Self>> {
         let info = store.info();
-        let hot = Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?)
-            .map_err(|_| ENOMEM)?;
+        let hot = hot_path(&info)?;
         let engine = load(&*store, &info, &hot)?;
         let runner = Self::assemble(store, &info, (hot, engine), book, directory, table)?;
         runner.disk.open(queue, &runner)?;
@@ -254,7 +253,7 @@ impl Runner {
     fn assemble(
         store: Arc<dyn Store>,
         info: &StoreInfo,
-        (hot, engine): (Hot, KBox<Engine>),
+        (hot, engine): (KBox<Hot>, KBox<Engine>),
         book: Arc<Book>,
         directory: Arc<Directory>,
         table: Arc<Table>,
@@ -360,6 +359,12 @@ impl Runner {
             state.shell.client = None;
         }
     }
+}
+
+#[inline(never)]
+fn hot_path(info: &StoreInfo) -> Result<KBox<Hot>> {
+    let hot = Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?);
+    Ok(KBox::new(hot.map_err(|_| ENOMEM)?, GFP_KERNEL)?)
 }
 
 /// Reads the records of a store.
