@@ -42,7 +42,6 @@ pub use flights::Sending;
 pub use flights::Start;
 pub use flights::Ticket;
 
-use crate::retry::Cause;
 use crate::time::Nanos;
 use crate::time::Time;
 use rmr_proto::Control;
@@ -103,6 +102,15 @@ pub struct Random {
 /// The transport gave a message back, or the answer was not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Failure;
+
+/// How a copy of a request ended, if not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The member answered so.
+    Answer(Status),
+    /// No answer: the connection is gone or could not be used. The member may have executed it.
+    Transport,
+}
 
 /// A command of the administrator. Each is answered by one [`Action::Admin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
