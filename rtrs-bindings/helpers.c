@@ -137,6 +137,13 @@ void rtrs_rs_meet(const struct sockaddr_storage *src,
 	rdma_destroy_id(id);
 }
 
+/* Makes @sg an entry for @len bytes of kmalloc()ed memory. */
+void rtrs_rs_sg_buffer(struct scatterlist *sg, const void *memory,
+		       unsigned int len)
+{
+	sg_init_one(sg, memory, len);
+}
+
 void rtrs_rs_bh_disable(void)
 {
 	local_bh_disable();

@@ -38,6 +38,9 @@ void rtrs_rs_close(struct rtrs_clt_sess *sess);
 void rtrs_rs_meet(const struct sockaddr_storage *src,
 		  const struct sockaddr_storage *dst);
 
+void rtrs_rs_sg_buffer(struct scatterlist *sg, const void *memory,
+		       unsigned int len);
+
 void rtrs_rs_bh_disable(void);
 void rtrs_rs_bh_enable(void);
 bool rtrs_rs_may_sleep(void);

@@ -114,6 +114,14 @@ node_store() {
 		"device=$dev pool=$1 mapped_size=$(sectors "$3")${4:+ ${*:4}}"
 }
 
+# node_peers POOL K LEGS: tells a node where the others are.
+node_peers() {
+	local k
+	for ((k = 1; k <= $3; k++)); do
+		((k == $2)) || sysfs_write "node$2" "$rmr_server/pools/$1/add_peer" "member_id=$k path=$(address "$k")"
+	done
+}
+
 # client_join POOL [OPTION...]
 client_join() {
 	sysfs_write client "$rmr_client/ctl/join_pool" "poolname=$1${2:+ ${*:2}}"
@@ -140,7 +148,7 @@ pool_device() {
 }
 
 # pool_up NAME LEGS SIZE [STORE-OPTION...]: from nothing to a device; wipes the backing devices first, unless pool_fresh
-# says that they are new.
+# says that they are new. pool_io_timeout: how long IO waits for a node, in ms.
 pool_up() {
 	local name=$1 legs=$2 size=$3 k
 	shift 3
@@ -153,10 +161,14 @@ pool_up() {
 		node_join "$name" "$k"
 		node_store "$name" "$k" "$size" "$@"
 	done
+	for ((k = 1; k <= legs; k++)); do
+		node_peers "$name" "$k" "$legs"
+	done
 	client_join "$name"
 	for ((k = 1; k <= legs; k++)); do
 		client_leg "$name" "$k"
 	done
+	[[ -z ${pool_io_timeout-} ]] || sysfs_write client "$rmr_client/pools/$name/io_timeout" "$pool_io_timeout"
 	client_map "$name"
 	wait_for 20 client "[ -b '$(pool_device "$name")' ]"
 }

@@ -87,7 +87,7 @@ static CTL: [Attr<Registry>; 2] = [
 static STORE: [Attr<LocalStore>; 6] = [
     Attr::ro(c"dev_size", |store, w| writeln!(w, "{}", store.device().size() / 512)),
     Attr::ro(c"mapped_size", |store, w| {
-        writeln!(w, "{}", store.info().geometry.size() / 512)
+        writeln!(w, "{}", store.info().geometry().size() / 512)
     }),
     Attr::ro(c"bdev_name", |store, w| writeln!(w, "{}", text(store.device().name()))),
     Attr::ro(c"state", |store, w| {
@@ -207,7 +207,7 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
     let (path, name, sectors) = parse().map_err(malformed!(COMMAND))?;
     registry.check_name(COMMAND, &name)?;
     let store = LocalStore::open(registry.module, path, &name)?;
-    let size = store.info().geometry.size() / 512;
+    let size = store.info().geometry().size() / 512;
     if sectors.is_some_and(|sectors| sectors != size) {
         return Err(refuse!(
             EINVAL,

@@ -33,8 +33,8 @@ use rmr_proto::Found;
 use rmr_proto::Geometry;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
+use rmr_proto::LogPage;
 use rmr_proto::MemberId;
-use rmr_proto::Place;
 use rmr_proto::PoolName;
 use rmr_proto::Scan;
 use rmr_proto::Status;
@@ -42,6 +42,7 @@ use rmr_proto::StoreState;
 use rmr_proto::Superblock;
 use rmr_proto::Uuid;
 use rmr_proto::FIRST_SUPERBLOCK;
+use rmr_proto::LOG_PAGES;
 use rmr_proto::RECORD_BYTES;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::module::ModuleRef;
@@ -77,14 +78,11 @@ struct Current<T> {
 pub(crate) struct LocalStore {
     module: &'static ThisModule,
     info: StoreInfo,
-    layout: Layout,
     bios: BioSet<Answer>,
     /// For write-zeroes, which may take long and fall back to writing.
     zeroes: Arc<Queue>,
     #[pin]
     superblock: Mutex<Current<Superblock>>,
-    #[pin]
-    epoch: Mutex<KBox<Current<EpochRecord>>>,
 }
 
 /// What travels with a bio: the promise to answer.
@@ -188,20 +186,11 @@ impl LocalStore {
                 .zeroout(data.offset, data.len, true, |_| Ok(()))
                 .map_err(failed)?;
         }
-        let mut epoch = KBox::new(
-            Current {
-                sequence: 0,
-                record: EpochRecord::default(),
-            },
-            GFP_KERNEL,
-        )?;
-        epoch
-            .write(&device, &layout, superblock.record.store)
-            .map_err(failed)?;
+        blank_records(&device, &layout, superblock.record.store).map_err(failed)?;
         device.flush().map_err(failed)?;
         superblock.record.state = StoreState::Ready;
         superblock.write(&device).map_err(failed)?;
-        Self::new(module, device, superblock, epoch)
+        Self::new(module, device, superblock)
     }
 
     /// Opens the store that is on the device. It must be one of pool `name`. Sleeps.
@@ -247,8 +236,7 @@ impl LocalStore {
             .layout
             .check_fits(device.size())
             .map_err(|error| refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error))?;
-        let epoch = Current::<EpochRecord>::read(&device, path, &record.layout, record.store)?;
-        Self::new(module, device, superblock, epoch)
+        Self::new(module, device, superblock)
     }
 
     #[inline(never)]
@@ -256,7 +244,6 @@ impl LocalStore {
         module: &'static ThisModule,
         device: Arc<BlockDevice>,
         superblock: Current<Superblock>,
-        epoch: KBox<Current<EpochRecord>>,
     ) -> Result<Arc<Self>> {
         let record = &superblock.record;
         let info = StoreInfo {
@@ -264,21 +251,18 @@ impl LocalStore {
             pool_uuid: record.pool,
             store_uuid: record.store,
             member: record.member,
-            geometry: record.layout.geometry(),
+            layout: record.layout.clone(),
             limits: limits(&device),
         };
-        let layout = record.layout.clone();
         let bios = BioSet::new(device, RESERVE)?;
         let zeroes = Queue::new(c"brmr-zeroes", Flags::UNBOUND | Flags::MEM_RECLAIM)?;
         Arc::pin_init(
             pin_init!(Self {
                 module,
                 info,
-                layout,
                 bios,
                 zeroes,
                 superblock <- new_mutex!(superblock),
-                epoch <- new_mutex!(epoch),
             }),
             GFP_KERNEL,
         )
@@ -292,7 +276,7 @@ impl LocalStore {
     /// Makes the device blank where [`Scan`] would find the store. Nothing uses the store any more. Sleeps.
     pub(crate) fn wipe(&self) -> Result {
         let zeroes = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-        for place in [self.layout.superblock(), self.layout.epoch()].as_flattened() {
+        for place in [self.info.layout.superblock(), self.info.layout.epoch()].as_flattened() {
             self.device()
                 .write(place.offset, &zeroes[..], WriteFlags::FUA)?;
         }
@@ -377,12 +361,25 @@ fn forget_older(device: &BlockDevice, layout: &Layout) -> Result {
     Ok(())
 }
 
-/// Reads the bytes of a record.
+/// Writes the records of a store that was never started: an empty log, and the default epoch record. Bitmaps do not count
+/// before the epoch record says so.
 #[inline(never)]
-fn read_record(device: &BlockDevice, place: Place) -> Result<KBox<[u8; RECORD_BYTES]>> {
+fn blank_records(device: &BlockDevice, layout: &Layout, store: Uuid) -> Result {
     let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-    device.read(place.offset, &mut buf[..])?;
-    Ok(buf)
+    for page in 0..LOG_PAGES {
+        for place in layout.log_page(page).ok_or(EINVAL)? {
+            LogPage::encode::<KernelCrc>(store, 1, place, [], &mut buf).map_err(|_| EINVAL)?;
+            device.write(place.offset, &buf[..], WriteFlags::NONE)?;
+        }
+    }
+    let epoch = KBox::new(EpochRecord::default(), GFP_KERNEL)?;
+    for place in layout.epoch() {
+        epoch
+            .encode::<KernelCrc>(store, 1, place, &mut buf)
+            .map_err(|_| EINVAL)?;
+        device.write(place.offset, &buf[..], WriteFlags::NONE)?;
+    }
+    Ok(())
 }
 
 impl Current<Superblock> {
@@ -456,84 +453,6 @@ impl Current<Superblock> {
     }
 }
 
-impl Current<EpochRecord> {
-    /// Reads the newest epoch record; completes an interrupted write of it.
-    fn read(device: &BlockDevice, path: &str, layout: &Layout, store: Uuid) -> Result<KBox<Self>> {
-        let [first, second] = layout.epoch();
-        let copy0 = read_record(device, first)?;
-        let copy1 = read_record(device, second)?;
-        let (mut current, bad) = Self::pick(&copy0[..], &copy1[..], path, layout, store)?;
-        if let Some(bad) = bad {
-            current.write_from(device, layout, store, bad)?;
-        }
-        Ok(current)
-    }
-
-    /// The newest of two copies, and the other one if it is to be written again.
-    #[inline(never)]
-    fn pick(
-        copy0: &[u8],
-        copy1: &[u8],
-        path: &str,
-        layout: &Layout,
-        store: Uuid,
-    ) -> Result<(KBox<Self>, Option<u16>)> {
-        let copies = [copy0, copy1];
-        let newest = EpochRecord::newest::<KernelCrc>(store, layout.epoch(), copies);
-        let newest = newest.map_err(|error| {
-            refuse!(
-                numbered(bindings::EUCLEAN),
-                "add_store: device {}: the epoch record is lost: {}; what this store missed cannot be known, create it anew",
-                path,
-                error
-            )
-        })?;
-        let bad = newest.rewrite;
-        let current = Self {
-            sequence: newest.sequence,
-            record: newest.record,
-        };
-        Ok((KBox::new(current, GFP_KERNEL)?, bad))
-    }
-
-    /// On its own, so that the copy it takes is not on the stack while the disk is written.
-    #[inline(never)]
-    fn replace(&mut self, record: &EpochRecord) {
-        self.record = record.clone();
-    }
-
-    /// Writes both copies, one after the other, as the next version.
-    fn write(&mut self, device: &BlockDevice, layout: &Layout, store: Uuid) -> Result {
-        self.write_from(device, layout, store, 0)
-    }
-
-    /// The same, beginning with copy `first`: a bad one, so that a good one is left whatever happens.
-    #[inline(never)]
-    fn write_from(
-        &mut self,
-        device: &BlockDevice,
-        layout: &Layout,
-        store: Uuid,
-        first: u16,
-    ) -> Result {
-        let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-        self.sequence = self.sequence.checked_add(1).ok_or(EOVERFLOW)?;
-        let [copy0, copy1] = layout.epoch();
-        let order = if first == 0 {
-            [copy0, copy1]
-        } else {
-            [copy1, copy0]
-        };
-        for place in order {
-            self.record
-                .encode::<KernelCrc>(store, self.sequence, place, &mut buf)
-                .map_err(|_| EINVAL)?;
-            device.write(place.offset, &buf[..], WriteFlags::FUA)?;
-        }
-        Ok(())
-    }
-}
-
 /// A request whose work may be dropped before it has run.
 struct Later(Option<StoreDone>);
 
@@ -558,7 +477,7 @@ impl Store for LocalStore {
 
     fn submit(&self, io: StoreIo, done: StoreDone) {
         // The range is in the volume, so it does not overflow.
-        let offset = self.layout.data().offset + io.offset;
+        let offset = self.info.layout.data().offset + io.offset;
         let op = match io.op {
             StoreOp::Read => BioOp::Read,
             StoreOp::Write { fua } => BioOp::Write { fua },
@@ -592,15 +511,12 @@ impl Store for LocalStore {
         self.device().flush()
     }
 
-    fn load_epoch(&self) -> Result<EpochRecord> {
-        Ok(self.epoch.lock().record.clone())
+    fn read_record(&self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result {
+        self.device().read(offset, page)
     }
 
-    fn save_epoch(&self, record: &EpochRecord) -> Result {
-        let store = self.info.store_uuid;
-        let mut epoch = self.epoch.lock();
-        epoch.replace(record);
-        epoch.write(self.device(), &self.layout, store)
+    fn write_record(&self, offset: u64, page: &[u8; RECORD_BYTES]) -> Result {
+        self.device().write(offset, page, WriteFlags::FUA)
     }
 
     fn assign_pool(&self, pool: Uuid) -> Result {

@@ -3,12 +3,20 @@
 //! What a storage node needs from the thing that keeps the data: the [`Store`] trait.
 //!
 //! `rmr` decides *whether* a request is executed (admission, at-most-once); a store executes it. A store
-//! knows nothing of messages, generations or epochs, and keeps the [`EpochRecord`] for `rmr` without
-//! looking into it.
+//! knows nothing of messages, generations or epochs, and keeps records for `rmr` without looking into them.
 
-use crate::server;
+use crate::server::op::Ticket;
+use crate::server::peer::PeerRead;
+use crate::server::peer::PullWrite;
 use kernel::prelude::*;
-use rmr_proto::{EpochRecord, Geometry, Limits, MemberId, PoolName, Status, Uuid};
+use rmr_proto::Geometry;
+use rmr_proto::Layout;
+use rmr_proto::Limits;
+use rmr_proto::MemberId;
+use rmr_proto::PoolName;
+use rmr_proto::Status;
+use rmr_proto::Uuid;
+use rmr_proto::RECORD_BYTES;
 use rmr_sys::module::ModuleRef;
 use rtrs::DataRef;
 
@@ -23,10 +31,17 @@ pub struct StoreInfo {
     pub store_uuid: Uuid,
     /// Member id the store was created for.
     pub member: MemberId,
-    /// Size and chunk size of the pool.
-    pub geometry: Geometry,
+    /// Where data and records are on the device.
+    pub layout: Layout,
     /// Block sizes and features of the device below.
     pub limits: Limits,
+}
+
+impl StoreInfo {
+    /// Size and chunk size of the pool.
+    pub fn geometry(&self) -> Geometry {
+        self.layout.geometry()
+    }
 }
 
 /// What a store is asked to do.
@@ -81,42 +96,62 @@ pub trait Store: Send + Sync {
     /// Makes all finished writes stable. May sleep.
     fn flush(&self) -> Result;
 
-    /// Reads the newest valid epoch record. May sleep.
-    fn load_epoch(&self) -> Result<EpochRecord>;
+    /// Reads a record at `offset` of the device, in bytes. May sleep.
+    fn read_record(&self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result;
 
-    /// Persists an epoch record in both copies; returns when it is stable. May sleep.
-    fn save_epoch(&self, record: &EpochRecord) -> Result;
+    /// Writes a record at `offset` of the device, in bytes; returns when it is stable. May sleep.
+    fn write_record(&self, offset: u64, page: &[u8; RECORD_BYTES]) -> Result;
 
     /// Persists the UUID that a client assigned to the pool. May sleep.
     fn assign_pool(&self, pool: Uuid) -> Result;
 }
 
+/// Who waits for a [`StoreIo`].
+pub(crate) enum Waiter {
+    /// A request of a client.
+    Request(Ticket),
+    /// Another member that pulls.
+    Peer(PeerRead),
+    /// This member, which pulled.
+    Pull(PullWrite),
+}
+
 /// The promise to finish one [`StoreIo`]. Dropped unfinished, it reports an IO error.
 pub struct StoreDone {
-    ticket: Option<server::op::Ticket>,
+    waiter: Option<Waiter>,
 }
 
 impl StoreDone {
-    pub(crate) fn new(ticket: server::op::Ticket) -> Self {
+    pub(crate) fn new(waiter: Waiter) -> Self {
         Self {
-            ticket: Some(ticket),
+            waiter: Some(waiter),
         }
     }
 
     /// Reports the outcome. Any context, hard interrupts included.
     #[inline(never)]
     pub fn finish(mut self, status: Status) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.finish(status);
+        self.end(status);
+    }
+
+    /// Reports that nothing was done nor will be, for want of memory, say: it is asked for again. Any context, hard
+    /// interrupts included.
+    #[inline(never)]
+    pub fn not_started(mut self) {
+        match self.waiter.take() {
+            Some(Waiter::Request(ticket)) => ticket.abandon(),
+            Some(Waiter::Peer(read)) => read.finish(Status::Busy),
+            Some(Waiter::Pull(write)) => write.finish(Status::Busy),
+            None => {}
         }
     }
 
-    /// Reports that nothing was done nor will be, for want of memory, say: the client sends it again. Any context,
-    /// hard interrupts included.
-    #[inline(never)]
-    pub fn not_started(mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.abandon();
+    fn end(&mut self, status: Status) {
+        match self.waiter.take() {
+            Some(Waiter::Request(ticket)) => ticket.finish(status),
+            Some(Waiter::Peer(read)) => read.finish(status),
+            Some(Waiter::Pull(write)) => write.finish(status),
+            None => {}
         }
     }
 }
@@ -124,8 +159,6 @@ impl StoreDone {
 impl Drop for StoreDone {
     #[inline(never)]
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.finish(Status::Io);
-        }
+        self.end(Status::Io);
     }
 }

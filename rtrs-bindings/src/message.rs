@@ -4,6 +4,7 @@
 
 use crate::client::Core;
 use crate::raw;
+use crate::server::DataRef;
 use core::ptr::NonNull;
 use kernel::bindings::scatterlist;
 use kernel::page::Page;
@@ -153,6 +154,8 @@ pub struct Message<C> {
     ends_aligned: bool,
     /// Pages of the message's own, kept for the next use.
     pages: KVec<Page>,
+    /// Memory in one piece of the message's own.
+    buffer: KVec<u8>,
     /// Bytes of the data that are in `pages`: all or none.
     owned: u32,
     /// Set exactly while RTRS has the message.
@@ -180,6 +183,7 @@ impl<C> Message<C> {
                 bytes: 0,
                 ends_aligned: true,
                 pages: KVec::new(),
+                buffer: KVec::new(),
                 owned: 0,
                 flight: None,
                 ctx,
@@ -262,6 +266,39 @@ impl<C> Message<C> {
         self.owned = len;
         self.ends_aligned = len % PIECE == 0;
         Ok(())
+    }
+
+    /// Makes `len` bytes of memory of the message's own, in one piece, its data; zeroed. The message must be empty.
+    ///
+    /// May sleep. `EBUSY` if there is data in it, `EMSGSIZE` if `len` is 0, `ENOMEM`.
+    pub fn push_buffer(&mut self, len: u32) -> Result {
+        if self.used > 0 {
+            return Err(EBUSY);
+        }
+        if len == 0 {
+            return Err(EMSGSIZE);
+        }
+        self.buffer.clear();
+        self.buffer.resize(len as usize, 0, GFP_KERNEL)?;
+        let mut entry = scatterlist::default();
+        // SAFETY: `entry` is one entry; the buffer has `len` bytes, from `kmalloc`.
+        unsafe { raw::rtrs_rs_sg_buffer(&mut entry, self.buffer.as_ptr().cast(), len) };
+        entry.page_link &= !SG_FLAGS;
+        if let Some(place) = self.table.first_mut() {
+            *place = entry;
+        }
+        self.used = 1;
+        self.bytes = len;
+        self.ends_aligned = len % PIECE == 0;
+        Ok(())
+    }
+
+    /// Where the memory made by [`push_buffer`](Self::push_buffer) is; `None` if there is none. It lasts until the message is dropped
+    /// or gets another one; to be used while nobody sends the message.
+    pub fn buffer(&mut self) -> Option<DataRef> {
+        let len = u32::try_from(self.buffer.len()).ok()?;
+        let start = NonNull::new(self.buffer.as_mut_ptr())?;
+        (len > 0).then(|| DataRef::new(start, len))
     }
 
     /// Copies `bytes` into the data made by [`push_owned`](Self::push_owned). `EINVAL` outside of it.

@@ -108,7 +108,7 @@ impl<S: ServerOps> Drop for Server<S> {
     }
 }
 
-/// Memory of an operation, for a block request: physically contiguous, in the kernel's linear mapping.
+/// Memory of an operation or a message, for a block request: physically contiguous, in the kernel's linear mapping.
 ///
 /// A place, not a reference: it says nothing about how long the memory lasts. It belongs to the operation
 /// until that is answered; then it may be written to by anybody. To use the pointer is `unsafe` for that reason.
@@ -124,6 +124,11 @@ unsafe impl Send for DataRef {}
 unsafe impl Sync for DataRef {}
 
 impl DataRef {
+    /// `len` bytes from `start`, in one piece of `kmalloc`.
+    pub(crate) fn new(start: NonNull<u8>, len: u32) -> Self {
+        Self { start, len }
+    }
+
     /// Bytes in it.
     pub fn len(&self) -> u32 {
         self.len

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The node's RTRS server: takes messages in and tells IO from control.
+//! The node's RTRS server: takes messages in, tells them apart, and finds whom they are for.
 //!
-//! IO is executed where it arrives, on a completion worker of RTRS. Control messages may wait for a disk, so
-//! they go to a queue of their own, one at a time.
+//! IO is executed where it arrives, on a completion worker of RTRS. All other messages are left with the member.
 
+use super::member::Mail;
+use super::member::Runner;
 use super::op;
 use super::pool::Registry;
 use super::serving::Directory;
@@ -15,16 +16,17 @@ use kernel::sync::ArcBorrow;
 use rmr_proto::Batch;
 use rmr_proto::Control;
 use rmr_proto::Kind;
-use rmr_proto::Reply;
+use rmr_proto::Merge;
+use rmr_proto::Peer;
 use rmr_proto::Status;
 use rmr_proto::WireError;
 use rmr_proto::MAX_BATCH_BYTES;
 use rmr_proto::MAX_CONTROL_BYTES;
-use rmr_proto::REPLY_BYTES;
+use rmr_proto::MAX_MERGE_BYTES;
+use rmr_proto::MERGE_HEADER_BYTES;
+use rmr_proto::MAX_PEER_BYTES;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::pr_warn_limited;
-use rmr_sys::work::Flags;
-use rmr_sys::work::Queue;
 use rtrs::Op;
 use rtrs::ServerOps;
 
@@ -36,38 +38,34 @@ pub(crate) struct Session {
 /// What RTRS calls.
 pub(crate) struct Listener {
     directory: Arc<Directory>,
-    /// For control messages.
-    queue: Arc<Queue>,
 }
 
 impl Listener {
     /// A listener for the members in `directory`.
-    pub(crate) fn new(directory: Arc<Directory>) -> Result<Self> {
-        Ok(Self {
-            directory,
-            queue: Queue::new(c"rmr-server", Flags::UNBOUND | Flags::MEM_RECLAIM)?,
-        })
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+        Self { directory }
     }
 
     fn io(&self, batch: &Batch<'_>, op: Op) {
         match self.directory.enter(batch.header().pool) {
             Some(serving) => op::execute(serving, batch, op),
-            // No store, or nothing installed since it was started.
-            None => op.respond(Status::NoStore.wire()),
+            None => not_serving(batch, op),
         }
     }
 
+    /// A message that is no IO.
     #[inline(never)]
-    fn control(&self, session: Arc<Session>, header: &[u8], op: Op) {
-        let message = match parse(header) {
-            Ok(Ok(message)) => message,
-            Ok(Err(error)) => return self.refuse(&session, error, op),
-            Err(_) => return op.respond(Status::NoMemory.wire()),
+    fn post(&self, session: Arc<Session>, kind: Kind, header: &[u8], op: Op) {
+        let mail = match kind {
+            Kind::Merge => merge(header, &op),
+            Kind::FetchDirty | Kind::Pull | Kind::Clear => peer(header),
+            _ => control(header, session.clone()),
         };
-        // A job that could not be queued drops the operation, which answers it.
-        let _ = self
-            .queue
-            .spawn(move || answer(&session, &message, op), GFP_KERNEL);
+        match mail {
+            Ok((mail, runner)) => runner.post(mail, op),
+            Err(Refused::Wire(error)) => self.refuse(&session, error, op),
+            Err(Refused::Status(status)) => op.respond(status.wire()),
+        }
     }
 
     #[cold]
@@ -100,63 +98,116 @@ impl ServerOps for Listener {
         let header = match op.copy_header(&mut buf) {
             Ok(header) => header,
             Err(_) => {
-                let short = WireError::Length {
+                let long = WireError::Length {
                     said: op.header_len(),
                     right: MAX_MESSAGE,
                 };
-                return self.refuse(&session, short, op);
+                return self.refuse(&session, long, op);
             }
         };
         match Batch::parse::<KernelCrc>(header) {
             Ok(batch) => self.io(&batch, op),
-            Err(WireError::Kind(kind)) if Kind::from_wire(kind).is_some_and(|k| !k.is_io()) => {
-                self.control(session.into(), header, op)
-            }
+            Err(WireError::Kind(wire)) => match Kind::from_wire(wire).filter(|k| !k.is_io()) {
+                Some(kind) => self.post(session.into(), kind, header, op),
+                None => self.refuse(&session, WireError::Kind(wire), op),
+            },
             Err(error) => self.refuse(&session, error, op),
         }
     }
 }
 
-/// The longest message.
-const MAX_MESSAGE: usize = if MAX_BATCH_BYTES > MAX_CONTROL_BYTES {
-    MAX_BATCH_BYTES
-} else {
-    MAX_CONTROL_BYTES
+/// The longest header.
+const MAX_MESSAGE: usize = {
+    let mut max = MAX_BATCH_BYTES;
+    if MAX_CONTROL_BYTES > max {
+        max = MAX_CONTROL_BYTES;
+    }
+    if MAX_PEER_BYTES > max {
+        max = MAX_PEER_BYTES;
+    }
+    max
 };
 
-/// Reads a control message, which is too large to be moved about on the stack.
-#[inline(never)]
-fn parse(header: &[u8]) -> Result<Result<KBox<Control>, WireError>> {
-    match Control::parse::<KernelCrc>(header) {
-        Ok(message) => Ok(Ok(KBox::new(message, GFP_KERNEL)?)),
-        Err(error) => Ok(Err(error)),
+/// Why a message is not delivered.
+enum Refused {
+    /// It is none.
+    Wire(WireError),
+    /// Whoever it is for is not here.
+    Status(Status),
+}
+
+impl From<WireError> for Refused {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
     }
 }
 
-/// Executes a control message and answers it. Sleeps.
-#[inline(never)]
-fn answer(session: &Arc<Session>, message: &Control, op: Op) {
-    let reply = match Registry::get() {
-        Ok(registry) => registry.control(session, message),
-        Err(_) => return op.respond(Status::NoPool.wire()),
-    };
-    match reply {
-        Ok(reply) => send(&reply, op),
-        Err(_) => op.respond(Status::NoMemory.wire()),
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
     }
 }
 
-#[inline(never)]
-fn send(reply: &Reply<'_>, op: Op) {
-    let Ok(mut buf) = KBox::<[u8; REPLY_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL) else {
-        return op.respond(Status::NoMemory.wire());
-    };
-    match reply.encode::<KernelCrc>(&mut buf) {
-        Ok(bytes) => {
-            if let Err((op, _)) = op.reply(bytes) {
-                op.respond(Status::Invalid.wire());
-            }
-        }
-        Err(_) => op.respond(Status::Io.wire()),
+impl From<kernel::alloc::AllocError> for Refused {
+    fn from(_: kernel::alloc::AllocError) -> Self {
+        Self::Status(Status::NoMemory)
     }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Status(Status::from_errno(error.to_errno()))
+    }
+}
+
+fn registry() -> Result<Arc<Registry>, Refused> {
+    Registry::get().map_err(|_| Refused::Status(Status::NoPool))
+}
+
+/// Requests of a pool that does not serve: its member may be about to.
+#[cold]
+fn not_serving(batch: &Batch<'_>, op: Op) {
+    let runner = registry().map(|registry| registry.runner_of(batch.header().pool));
+    match runner {
+        Ok(Some(runner)) => op::keep(&runner, batch, op),
+        _ => op.respond(Status::NoStore.wire()),
+    }
+}
+
+/// A control message, which is too large to be moved about on the stack.
+#[inline(never)]
+fn control(header: &[u8], session: Arc<Session>) -> Result<(Mail, Arc<Runner>), Refused> {
+    let message = KBox::new(Control::parse::<KernelCrc>(header)?, GFP_KERNEL)?;
+    let runner = registry()?.runner(message.name())?;
+    Ok((Mail::Control(message, session), runner))
+}
+
+/// Marks: what does not fit into a header of RTRS is data.
+#[inline(never)]
+fn merge(header: &[u8], op: &Op) -> Result<(Mail, Arc<Runner>), Refused> {
+    let data = op.data_len() as usize;
+    let length = WireError::Length {
+        said: op.header_len(),
+        right: MERGE_HEADER_BYTES,
+    };
+    if header.len() != MERGE_HEADER_BYTES || data > MAX_MERGE_BYTES - MERGE_HEADER_BYTES {
+        return Err(length.into());
+    }
+    let mut bytes = KVec::with_capacity(header.len() + data, GFP_KERNEL)?;
+    bytes.extend_from_slice(header, GFP_KERNEL)?;
+    bytes.resize(header.len() + data, 0, GFP_KERNEL)?;
+    let place = bytes.get_mut(header.len()..).unwrap_or(&mut []);
+    op.read_data(0, place)?;
+    let name = Merge::parse::<KernelCrc>(&bytes)?.to.name;
+    Ok((Mail::Merge(bytes), registry()?.runner(&name)?))
+}
+
+/// A message of another member.
+#[inline(never)]
+fn peer(header: &[u8]) -> Result<(Mail, Arc<Runner>), Refused> {
+    let pool = Peer::parse::<KernelCrc>(header)?.to.pool;
+    let mut bytes = KVec::with_capacity(header.len(), GFP_KERNEL)?;
+    bytes.extend_from_slice(header, GFP_KERNEL)?;
+    let runner = registry()?.runner_of(pool).ok_or(Status::NoStore)?;
+    Ok((Mail::Peer(bytes), runner))
 }

@@ -4,14 +4,22 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`pool`] | a pool on this node: its store, its state as a member, control messages for it |
+//! | [`pool`] | a pool on this node, and its store |
+//! | [`member`] | a member that runs: the shell around the engine |
+//! | [`address`] | where the other members are |
+//! | [`disk`] | what the engine wants of its disk |
+//! | [`peer`] | the other members, as this one speaks to them |
 //! | [`serving`] | a member that serves IO, as the hot path sees it |
 //! | [`op`] | IO messages, from their bytes to the answer |
 //! | [`listener`] | the RTRS server: takes messages in and tells them apart |
 //! | [`sysfs`] | `/sys/class/rmr-server` |
 
+pub(crate) mod address;
+pub(crate) mod disk;
 pub(crate) mod listener;
+pub(crate) mod member;
 pub(crate) mod op;
+pub(crate) mod peer;
 pub(crate) mod pool;
 pub(crate) mod serving;
 pub(crate) mod sysfs;

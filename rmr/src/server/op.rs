@@ -5,20 +5,29 @@
 //! A message carries up to `MAX_BATCH` requests. It is answered when all of them are finished, with the
 //! first error, if any. Nothing here allocates: what must survive until the answer lives in a slot of the
 //! [`Table`], claimed when the message arrives. Whether a request may be executed is decided by the engine
-//! (`admission`, `dedupe`); control messages are in `control`.
+//! (`rmr_engine::storage::Shared`). A request that has to wait stays in its slot; the slot is noted in [`Parked`], and
+//! the member gives the request again when the engine says so.
 
+use super::member::Runner;
 use super::serving::Serving;
 use crate::store::StoreDone;
 use crate::store::StoreIo;
 use crate::store::StoreOp;
+use crate::store::Waiter;
 use kernel::prelude::*;
 use rmr_engine::admission;
-use rmr_engine::dedupe::Verdict;
+use rmr_engine::storage::FlushMark;
+use rmr_engine::storage::Verdict;
+use rmr_engine::sync::AtomicU64;
 use rmr_proto::Batch;
+use rmr_proto::Header;
 use rmr_proto::Op as WireOp;
 use rmr_proto::Request;
 use rmr_proto::Seq;
 use rmr_proto::Status;
+use rmr_proto::MAX_BATCH;
+use rmr_proto::MAX_BATCH_BYTES;
+use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Entered;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::new_irq_locks;
@@ -29,6 +38,11 @@ use rtrs::Op;
 /// Messages that can be in execution on this node at once; one more is answered `Busy` and comes again.
 const SLOTS: usize = 2048;
 
+/// All requests of a message wait.
+const ALL: u32 = u32::MAX;
+
+const _: () = assert!(MAX_BATCH <= u32::BITS as usize);
+
 /// What a message in execution needs until it is answered.
 #[derive(Default)]
 struct Running {
@@ -36,6 +50,8 @@ struct Running {
     op: Option<Op>,
     /// Requests not finished, plus one while requests are still being started.
     pending: u32,
+    /// Requests that wait to be given again, by bit.
+    waiting: u32,
     /// First error of a request.
     status: Status,
 }
@@ -53,8 +69,8 @@ impl Table {
         })
     }
 
-    /// Takes a free slot for `op`, whose requests are about to be started.
-    fn claim(&self, op: Op) -> Result<u32, Op> {
+    /// Takes a free slot for `op`, of which so many requests are expected to end.
+    fn claim(&self, op: Op, pending: u32, waiting: u32) -> Result<u32, Op> {
         let mut op = Some(op);
         // Messages spread over the table by the address of their RTRS operation, which differs for any two
         // that are in execution: the first probe nearly always hits, and CPUs do not meet on a shared cursor.
@@ -67,7 +83,8 @@ impl Table {
                 }
                 *slot = Running {
                     op: op.take(),
-                    pending: 1,
+                    pending,
+                    waiting,
                     status: Status::Ok,
                 };
                 true
@@ -84,8 +101,29 @@ impl Table {
         self.slots[slot as usize].with(|s| s.pending += 1);
     }
 
+    /// A request of the message has to wait.
+    fn wait(&self, slot: u32, index: u32) {
+        self.slots[slot as usize].with(|s| s.waiting |= 1 << index);
+    }
+
+    /// Takes the requests that wait; with where the data of the message is, and its bytes in `buf`.
+    fn take_waiting<'a>(
+        &self,
+        slot: u32,
+        buf: &'a mut [u8; MAX_BATCH_BYTES],
+    ) -> Option<(u32, DataRef, &'a [u8])> {
+        self.slots[slot as usize].with(|s| {
+            let waiting = core::mem::take(&mut s.waiting);
+            let op = s.op.as_ref().filter(|_| waiting != 0)?;
+            let data = op.data();
+            // One that the client has made longer meanwhile is none.
+            let bytes = op.copy_header(buf).unwrap_or(&[]);
+            Some((waiting, data, bytes))
+        })
+    }
+
     /// Notes that a request (or the start of all) is finished; the last one answers the message.
-    fn settle(&self, slot: u32, status: Status) {
+    pub(crate) fn settle(&self, slot: u32, status: Status) {
         let answer = self.slots[slot as usize].with(|s| {
             if s.status == Status::Ok {
                 s.status = status;
@@ -99,34 +137,85 @@ impl Table {
     }
 }
 
+/// The slots in which requests to one member wait.
+pub(crate) struct Parked([AtomicU64; SLOTS / 64]);
+
+impl Parked {
+    /// None.
+    pub(crate) fn new() -> Self {
+        Self(core::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    fn add(&self, slot: u32) {
+        let (word, bit) = (&self.0[slot as usize / 64], 1 << (slot % 64));
+        let mut old = word.load();
+        while let Err(now) = word.cas(old, old | bit) {
+            old = now;
+        }
+    }
+
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        self.0.iter().any(|word| word.load() != 0)
+    }
+
+    /// Takes them all.
+    pub(crate) fn drain(&self, mut each: impl FnMut(u32)) {
+        for (index, word) in self.0.iter().enumerate() {
+            let mut bits = word.swap(0);
+            while bits != 0 {
+                each(index as u32 * 64 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+    }
+}
+
+/// What is asked of the store for a ticket.
+enum Kind {
+    Read,
+    Write(Seq),
+    Flush(FlushMark),
+}
+
 /// One request of a message in execution, to be finished or abandoned exactly once.
 pub(crate) struct Ticket {
     serving: Entered<Serving>,
     slot: u32,
-    seq: Seq,
+    kind: Kind,
 }
 
 impl Ticket {
-    /// Reports the outcome: to the at-most-once table first, so that duplicates which joined are answered too.
+    /// Reports the outcome: to the engine first, so that duplicates which joined are answered, too.
     pub(crate) fn finish(self, status: Status) {
-        let table = &self.serving.table;
-        if self.seq.is_some() {
-            self.serving
-                .dedupe
-                .finish(self.seq, status, |joined| table.settle(joined, status));
-        }
-        table.settle(self.slot, status);
+        let runner = &self.serving.runner;
+        let status = match self.kind {
+            Kind::Read => runner.hot.end_read(status),
+            Kind::Write(seq) => {
+                runner
+                    .hot
+                    .finish(seq, status, |joined| runner.table.settle(joined, status));
+                status
+            }
+            Kind::Flush(mark) => {
+                let status = runner.hot.end_flush(mark, status);
+                if !status.is_ok() {
+                    runner.heard();
+                }
+                status
+            }
+        };
+        runner.table.settle(self.slot, status);
     }
 
     /// Reports that it was not executed and never will be; its repetition is.
     pub(crate) fn abandon(self) {
-        let table = &self.serving.table;
-        if self.seq.is_some() {
-            self.serving
-                .dedupe
-                .abandon(self.seq, |joined| table.settle(joined, Status::Busy));
+        let runner = &self.serving.runner;
+        if let Kind::Write(seq) = self.kind {
+            let busy = |joined| runner.table.settle(joined, Status::Busy);
+            runner.hot.abandon(seq, busy);
         }
-        table.settle(self.slot, Status::Busy);
+        runner.table.settle(self.slot, Status::Busy);
     }
 }
 
@@ -134,7 +223,7 @@ impl Ticket {
 ///
 /// Process context, on a completion worker of RTRS: does not wait for the disk.
 pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
-    if let Err(status) = check(&serving, batch, &op) {
+    if let Err(status) = check(&serving, batch, op.data_len()) {
         if matches!(status, Status::Invalid | Status::OutOfRange) {
             // Not what a client in its senses sends; refusals for a change of configuration are silent.
             pr_warn_limited!(
@@ -144,60 +233,176 @@ pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
         }
         return op.respond(status.wire());
     }
-    let watermark = batch.header().watermark;
     let data = op.data();
-    let slot = match serving.table.claim(op) {
+    let slot = match serving.runner.table.claim(op, 1, 0) {
         Ok(slot) => slot,
         Err(op) => return op.respond(Status::Busy.wire()),
     };
-    serving.store.plugged(&mut || {
-        for request in batch.requests() {
-            start(&serving, &request, watermark, slot, &data);
+    let mut waits = false;
+    serving.runner.store.plugged(&mut || {
+        for (index, request) in batch.requests().enumerate() {
+            serving.runner.table.expect(slot);
+            // At most MAX_BATCH.
+            waits |= !start(&serving, batch.header(), &request, slot, index as u32, &data);
         }
     });
-    serving.table.settle(slot, Status::Ok);
+    if waits {
+        serving.runner.parked.add(slot);
+        serving.runner.waits();
+    }
+    serving.runner.table.settle(slot, Status::Ok);
 }
 
-/// Starts one request of a message in execution.
-fn start(serving: &Entered<Serving>, request: &Request, watermark: Seq, slot: u32, data: &DataRef) {
-    serving.table.expect(slot);
-    if request.seq.is_some() {
-        match serving.dedupe.begin(request.seq, watermark, slot) {
-            Verdict::Execute => {}
-            // The running copy settles this one, too.
-            Verdict::Join => return,
-            Verdict::Done(status) | Verdict::Refuse(status) => {
-                return serving.table.settle(slot, status)
+/// Keeps a message that came while nothing is served, until the engine knows what to answer.
+pub(crate) fn keep(runner: &Runner, batch: &Batch<'_>, op: Op) {
+    // At most MAX_BATCH.
+    let count = batch.len() as u32;
+    let waiting = ALL >> (u32::BITS - count.clamp(1, u32::BITS));
+    match runner.table.claim(op, count.max(1), waiting) {
+        Ok(slot) => {
+            runner.parked.add(slot);
+            runner.waits();
+        }
+        Err(op) => op.respond(Status::Busy.wire()),
+    }
+}
+
+/// Gives the requests of a slot again that had to wait. While nothing is served, `refusal` says how to answer them;
+/// `None`: they wait on. To be called by the member's job only.
+#[inline(never)]
+pub(crate) fn resume(
+    runner: &Runner,
+    serving: Option<&Entered<Serving>>,
+    slot: u32,
+    refusal: impl FnOnce(&Header) -> Option<Status>,
+) {
+    let mut buf = [0; MAX_BATCH_BYTES];
+    let Some((waiting, data, bytes)) = runner.table.take_waiting(slot, &mut buf) else {
+        return;
+    };
+    let indexes = || (0..u32::BITS).filter(move |index| waiting & 1 << index != 0);
+    let end = |status| {
+        for _ in indexes() {
+            runner.table.settle(slot, status);
+        }
+    };
+    // As new: the client may have changed it.
+    let Ok(batch) = Batch::parse::<KernelCrc>(bytes) else {
+        return end(Status::Invalid);
+    };
+    let Some(serving) = serving else {
+        match refusal(batch.header()) {
+            Some(status) => end(status),
+            None => {
+                for index in indexes() {
+                    runner.table.wait(slot, index);
+                }
+                runner.parked.add(slot);
             }
         }
-    }
-    let ticket = Ticket {
-        serving: serving.again(),
-        slot,
-        seq: request.seq,
+        return;
     };
-    let (op, has_data) = match request.op {
-        WireOp::Read => (StoreOp::Read, true),
-        WireOp::Write => (StoreOp::Write { fua: request.fua() }, true),
-        WireOp::Flush => (StoreOp::Flush, false),
+    if let Err(status) = check(serving, &batch, data.len()) {
+        return end(status);
+    }
+    let mut waits = false;
+    runner.store.plugged(&mut || {
+        for index in indexes() {
+            match batch.get(index as usize) {
+                Some(request) => {
+                    waits |= !start(serving, batch.header(), &request, slot, index, &data)
+                }
+                None => runner.table.settle(slot, Status::Invalid),
+            }
+        }
+    });
+    if waits {
+        runner.parked.add(slot);
+    }
+}
+
+/// Ends the requests of a slot that wait.
+pub(crate) fn give_up(runner: &Runner, slot: u32, status: Status) {
+    let mut buf = [0; MAX_BATCH_BYTES];
+    if let Some((waiting, ..)) = runner.table.take_waiting(slot, &mut buf) {
+        for _ in 0..waiting.count_ones() {
+            runner.table.settle(slot, status);
+        }
+    }
+}
+
+/// Starts one request of a message in execution; `false` if it has to wait.
+fn start(
+    serving: &Entered<Serving>,
+    header: &Header,
+    request: &Request,
+    slot: u32,
+    index: u32,
+    data: &DataRef,
+) -> bool {
+    let runner = &serving.runner;
+    let state = &serving.state;
+    let verdict = match request.op {
+        WireOp::Read => match runner.hot.read(state, header, request) {
+            Ok(()) => Verdict::Execute,
+            Err(status) => Verdict::Refuse(status),
+        },
+        WireOp::Flush => match admission::check(&state.identity, header) {
+            Ok(()) => Verdict::Execute,
+            Err(status) => Verdict::Refuse(status),
+        },
+        WireOp::Write | WireOp::WriteZeroes => {
+            let busy = |joined| runner.table.settle(joined, Status::Busy);
+            runner.hot.write(state, header, request, slot, busy)
+        }
+    };
+    match verdict {
+        Verdict::Execute => {}
+        // The running copy settles this one, too.
+        Verdict::Join => return true,
+        Verdict::Done(status) | Verdict::Refuse(status) => {
+            runner.table.settle(slot, status);
+            return true;
+        }
+        Verdict::Wait => {
+            runner.table.wait(slot, index);
+            return false;
+        }
+    }
+    let (op, kind, has_data) = match request.op {
+        WireOp::Read => (StoreOp::Read, Kind::Read, true),
+        WireOp::Write => (
+            StoreOp::Write { fua: request.fua() },
+            Kind::Write(request.seq),
+            true,
+        ),
+        WireOp::Flush => (StoreOp::Flush, Kind::Flush(runner.hot.begin_flush()), false),
         WireOp::WriteZeroes => (
             StoreOp::WriteZeroes {
                 unmap: request.unmap(),
                 fua: request.fua(),
             },
+            Kind::Write(request.seq),
             false,
         ),
     };
-    let done = StoreDone::new(ticket);
+    let done = StoreDone::new(Waiter::Request(Ticket {
+        serving: serving.again(),
+        slot,
+        kind,
+    }));
     let data = if has_data {
         match data.slice(request.data_offset, request.len) {
             Some(data) => Some(data),
-            None => return done.finish(Status::Invalid),
+            None => {
+                done.finish(Status::Invalid);
+                return true;
+            }
         }
     } else {
         None
     };
-    serving.store.submit(
+    runner.store.submit(
         StoreIo {
             op,
             offset: request.offset,
@@ -206,24 +411,24 @@ fn start(serving: &Entered<Serving>, request: &Request, watermark: Seq, slot: u3
         },
         done,
     );
+    true
 }
 
 /// Everything that can be said against a message before one of its requests is executed.
-fn check(serving: &Serving, batch: &Batch<'_>, op: &Op) -> Result<(), Status> {
-    let header = batch.header();
-    admission::check(&serving.identity, header)?;
-    if batch.data_len() != op.data_len() {
+fn check(serving: &Serving, batch: &Batch<'_>, data_len: u32) -> Result<(), Status> {
+    admission::check(&serving.state.identity, batch.header())?;
+    if batch.data_len() != data_len {
         return Err(Status::Invalid);
     }
+    let geometry = serving.runner.hot.geometry();
     for request in batch.requests() {
         if request.op == WireOp::Flush {
             continue;
         }
-        serving
-            .geometry
+        geometry
             .check(request.offset, u64::from(request.len))
             .map_err(|_| Status::OutOfRange)?;
-        let block = u64::from(serving.logical_block);
+        let block = u64::from(serving.runner.logical_block);
         if (request.offset | u64::from(request.len)) & (block - 1) != 0 {
             return Err(Status::Invalid);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pools of this node: store, state as a member, and control messages.
+//! The pools of this node, and the store of each.
 //!
 //! ```text
 //!            join_pool            store attached            promise, install
@@ -9,75 +9,162 @@
 //!                         └─ store removed ───────┘
 //! ```
 //!
-//! What a promise, an install and a detach do to the member is the engine's (`rmr_engine::member`); this keeps
-//! the record on the store and lets messages in and out. Everything here is under one mutex of the registry:
-//! these are rare events.
+//! What promises and installations do is the engine's; a [`Runner`] runs it for each store. A runner whose store fails is stopped
+//! and another one started, with pauses that grow, until the store is removed.
 
+use super::address::Book;
 use super::listener::Listener;
 use super::listener::Session;
+use super::member::Runner;
 use super::op::Table;
 use super::serving::Directory;
-use super::serving::Serving;
 use super::sysfs;
 use crate::refuse;
 use crate::refuse::numbered;
 use crate::store::Store;
-use crate::store::StoreInfo;
 use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
-use rmr_engine::member::MemberState;
-use rmr_proto::Control;
-use rmr_proto::EpochRecord;
-use rmr_proto::Header;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
 use rmr_proto::PoolName;
-use rmr_proto::Reply;
 use rmr_proto::Status;
+use rmr_proto::Uuid;
 use rmr_sys::global::Global;
-use rmr_sys::module::ModuleRef;
-use rmr_sys::rand;
+use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::time::sleep_ms;
 use rmr_sys::tree;
+use rmr_sys::work::Flags;
+use rmr_sys::work::Queue;
 
 /// The port of the node's RTRS server, as in the C project.
 const PORT: u16 = 1234;
 
+/// The first and the longest pause before a store that failed is started again, in ms.
+const FIRST_PAUSE_MS: u32 = 1000;
+const LONGEST_PAUSE_MS: u32 = 60_000;
+/// So often somebody looks whether the store was removed meanwhile, in ms.
+const LOOK_MS: u32 = 100;
+
 static REGISTRY: Global<Registry> = Global::new();
 
+/// What a pool has on this node.
+struct Current {
+    /// Until it is removed.
+    store: Option<Arc<dyn Store>>,
+    /// The member it makes; not while that is being started.
+    runner: Option<Arc<Runner>>,
+}
+
 /// A pool on this node.
+#[pin_data]
 pub(crate) struct Pool {
     pub(crate) name: PoolName,
     pub(crate) member: MemberId,
+    /// Where the other members are.
+    pub(crate) book: Arc<Book>,
+    /// Held while a member is started or stopped.
+    #[pin]
+    changing: Mutex<()>,
+    #[pin]
+    current: Mutex<Current>,
 }
 
-/// A store and the member it makes of this node.
-struct Attached {
-    store: Arc<dyn Store>,
-    info: StoreInfo,
-    /// Like all that holds a configuration on the heap: below it are the frames of those who write it to a disk.
-    member: KBox<MemberState>,
-    client: Option<Client>,
-    /// A record could not be written; the store goes out of service.
-    failed: bool,
-}
+impl Pool {
+    /// The member, while it runs.
+    pub(crate) fn runner(&self) -> Option<Arc<Runner>> {
+        self.current.lock().runner.clone()
+    }
 
-/// The client that has the pool open, while its session is connected.
-struct Client {
-    session: Arc<Session>,
-    /// The store is not to be unloaded under it.
-    _hold: ModuleRef,
+    fn has_store(&self) -> bool {
+        self.current.lock().store.is_some()
+    }
+
+    /// What its member would report.
+    pub(crate) fn report(&self) -> Option<MemberReport> {
+        Some(self.runner()?.report())
+    }
+
+    /// Starts the member that `store` makes.
+    fn attach(&self, registry: &Registry, store: Arc<dyn Store>) -> Result {
+        let _changing = self.changing.lock();
+        if self.has_store() {
+            return Err(refuse!(
+                EEXIST,
+                "pool {} has a store on this node already; remove it first",
+                self.name
+            ));
+        }
+        let runner = registry.start(store.clone(), self.book.clone())?;
+        *self.current.lock() = Current {
+            store: Some(store),
+            runner: Some(runner),
+        };
+        Ok(())
+    }
+
+    /// Stops the member, and forgets the store.
+    fn detach(&self) {
+        // Whoever waits to start it again gives up.
+        self.current.lock().store = None;
+        let _changing = self.changing.lock();
+        let runner = self.current.lock().runner.take();
+        if let Some(runner) = runner {
+            runner.stop();
+        }
+    }
+
+    /// Stops a member that has failed, and starts it again.
+    fn revive(&self, registry: &Registry) {
+        let mut pause = FIRST_PAUSE_MS;
+        loop {
+            let changing = self.changing.lock();
+            let failed = {
+                let mut current = self.current.lock();
+                match &current.runner {
+                    Some(runner) if runner.failed().is_none() => return,
+                    _ => current.runner.take(),
+                }
+            };
+            if let Some(runner) = failed {
+                runner.stop();
+            }
+            drop(changing);
+            for _ in 0..pause / LOOK_MS {
+                if !self.has_store() {
+                    return;
+                }
+                sleep_ms(LOOK_MS);
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE_MS);
+            let _changing = self.changing.lock();
+            let Some(store) = self.current.lock().store.clone() else {
+                return;
+            };
+            if let Ok(runner) = registry.start(store, self.book.clone()) {
+                pr_info!("pool {}: member {} runs again\n", core::format_args!("{}", self.name), core::format_args!("{}", self.member));
+                self.current.lock().runner = Some(runner);
+                return;
+            }
+        }
+    }
 }
 
 struct Entry {
     pool: Arc<Pool>,
-    attached: Option<KBox<Attached>>,
     /// Made by attaching a store, not by join_pool: goes with the store.
     implied: bool,
     _dir: Dir<Pool>,
+}
+
+impl Drop for Entry {
+    /// Waits for readers of the files, who want the registry's lock.
+    fn drop(&mut self) {
+        self.pool.book.close();
+    }
 }
 
 struct Inner {
@@ -92,6 +179,10 @@ pub(crate) struct Registry {
     pools_dir: Dir<()>,
     directory: Arc<Directory>,
     table: Arc<Table>,
+    /// Where members run.
+    queue: Arc<Queue>,
+    /// Where members that failed are started again.
+    revivals: Arc<Queue>,
     #[pin]
     inner: Mutex<Inner>,
 }
@@ -117,11 +208,15 @@ impl Registry {
     pub(crate) fn new(pools_dir: Dir<()>) -> Result<Arc<Self>> {
         let directory = Arc::new(Directory::new()?, GFP_KERNEL)?;
         let table = Arc::new(Table::new()?, GFP_KERNEL)?;
+        let queue = Queue::new(c"rmr-server", Flags::UNBOUND | Flags::MEM_RECLAIM)?;
+        let revivals = Queue::new(c"rmr-revive", Flags::UNBOUND)?;
         Arc::pin_init(
             pin_init!(Self {
                 pools_dir,
                 directory,
                 table,
+                queue,
+                revivals,
                 inner <- new_mutex!(Inner {
                     entries: KVec::new(),
                     server: None,
@@ -136,6 +231,29 @@ impl Registry {
         REGISTRY.get().ok_or(ENODEV)
     }
 
+    /// The pool `name`, if this node has joined it.
+    pub(crate) fn find(&self, name: &PoolName) -> Option<Arc<Pool>> {
+        let inner = self.inner.lock();
+        let entry = inner.entries.iter().find(|e| e.pool.name == *name)?;
+        Some(entry.pool.clone())
+    }
+
+    /// The member of the pool `name`; the status with which messages to it are to be answered, if there is none.
+    pub(crate) fn runner(&self, name: &PoolName) -> Result<Arc<Runner>, Status> {
+        let pool = self.find(name).ok_or(Status::NoPool)?;
+        pool.runner().ok_or(Status::NoStore)
+    }
+
+    /// The member of the pool with this UUID.
+    pub(crate) fn runner_of(&self, pool: Uuid) -> Option<Arc<Runner>> {
+        if let Some(serving) = self.directory.enter(pool) {
+            return Some(serving.runner.clone());
+        }
+        let inner = self.inner.lock();
+        let mut runners = inner.entries.iter().filter_map(|e| e.pool.runner());
+        runners.find(|runner| runner.pool() == pool)
+    }
+
     /// Creates the server side of the pool `name`, with this node as `member`.
     pub(crate) fn join(&self, name: PoolName, member: MemberId) -> Result {
         let mut inner = self.inner.lock();
@@ -146,13 +264,19 @@ impl Registry {
                 name
             ));
         }
-        self.add(&mut inner, name, member, false)
+        self.add(&mut inner, name, member, false).map(drop)
     }
 
-    fn add(&self, inner: &mut Inner, name: PoolName, member: MemberId, implied: bool) -> Result {
+    fn add(
+        &self,
+        inner: &mut Inner,
+        name: PoolName,
+        member: MemberId,
+        implied: bool,
+    ) -> Result<Arc<Pool>> {
         inner.entries.reserve(1, GFP_KERNEL)?;
         if inner.server.is_none() {
-            let listener = Arc::new(Listener::new(self.directory.clone())?, GFP_KERNEL)?;
+            let listener = Arc::new(Listener::new(self.directory.clone()), GFP_KERNEL)?;
             inner.server = Some(rtrs::Server::open(PORT, listener).map_err(|error| {
                 refuse!(
                     error,
@@ -162,19 +286,28 @@ impl Registry {
                 )
             })?);
         }
-        let pool = Arc::new(Pool { name, member }, GFP_KERNEL)?;
+        let pool = Arc::pin_init(
+            pin_init!(Pool {
+                name,
+                member,
+                book: Book::new()?,
+                changing <- new_mutex!(()),
+                current <- new_mutex!(Current { store: None, runner: None }),
+            }? Error),
+            GFP_KERNEL,
+        )?;
         let file = crate::client::sysfs::file_name(name.as_str())?;
         let dir = Dir::in_dir(&self.pools_dir, &file, pool.clone(), &sysfs::POOL)?;
+        pool.book.open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
         inner.entries.push(
             Entry {
-                pool,
-                attached: None,
+                pool: pool.clone(),
                 implied,
                 _dir: dir,
             },
             GFP_KERNEL,
         )?;
-        Ok(())
+        Ok(pool)
     }
 
     /// Takes the server side of a pool away. `EBUSY` while it has a store.
@@ -188,7 +321,7 @@ impl Registry {
         if inner
             .entries
             .get(place)
-            .is_some_and(|e| e.attached.is_some())
+            .is_some_and(|e| e.pool.has_store())
         {
             return Err(refuse!(
                 EBUSY,
@@ -202,315 +335,97 @@ impl Registry {
         drop(entry);
         Ok(())
     }
-}
 
-impl Registry {
+    fn start(&self, store: Arc<dyn Store>, book: Arc<Book>) -> Result<Arc<Runner>> {
+        Runner::start(
+            store,
+            book,
+            self.directory.clone(),
+            self.table.clone(),
+            &self.queue,
+        )
+    }
+
     /// Attaches `store` to the pool it was created for.
     #[inline(never)]
     fn attach(&self, store: Arc<dyn Store>) -> Result {
-        let info = store.info();
-        let name = info.pool_name;
+        let (name, member) = identity(&*store);
         let mut inner = self.inner.lock();
         let known = inner.entries.iter().find(|e| e.pool.name == name);
-        if let Some(entry) = known {
-            if entry.attached.is_some() {
-                return Err(refuse!(
-                    EEXIST,
-                    "pool {} has a store on this node already; remove it first",
-                    name
-                ));
-            }
-            if entry.pool.member != info.member {
+        let (pool, new) = match known.map(|e| e.pool.clone()) {
+            Some(pool) if pool.member != member => {
                 return Err(refuse!(
                     numbered(bindings::ESTALE),
                     "the store is member {} of pool {}, but this node joined it as member {}; leave the pool and join it as member {}",
-                    info.member,
+                    member,
                     name,
-                    entry.pool.member,
-                    info.member
+                    pool.member,
+                    member
                 ));
             }
-        }
-        let member = info.member;
-        let attached = start(store, info)?;
-        if known.is_none() {
-            self.add(&mut inner, name, member, true)?;
-        }
-        let entry = inner
-            .entries
-            .iter_mut()
-            .find(|e| e.pool.name == name)
-            .ok_or(ENOENT)?;
-        entry.attached = Some(attached);
-        Ok(())
+            Some(pool) => (pool, false),
+            None => (self.add(&mut inner, name, member, true)?, true),
+        };
+        drop(inner);
+        pool.attach(self, store).inspect_err(|_| {
+            if new {
+                self.forget(&name);
+            }
+        })
     }
 
     /// Takes the store of `name` away; waits for requests in it.
     #[inline(never)]
     fn detach(&self, name: &PoolName) {
-        let mut inner = self.inner.lock();
-        let Some(place) = inner.entries.iter().position(|e| e.pool.name == *name) else {
-            return;
-        };
-        let attached = inner.entries.get_mut(place).and_then(|e| e.attached.take());
-        if let Some(attached) = &attached {
-            self.directory.forget(attached.member.pool());
+        if let Some(pool) = self.find(name) {
+            pool.detach();
+            self.forget(name);
         }
-        let entry = match inner.entries.get(place) {
-            Some(entry) if entry.implied => inner.entries.remove(place).ok(),
-            _ => None,
-        };
+    }
+
+    /// Forgets a pool that came with its store.
+    fn forget(&self, name: &PoolName) {
+        let mut inner = self.inner.lock();
+        let gone = |e: &Entry| e.implied && e.pool.name == *name && !e.pool.has_store();
+        let place = inner.entries.iter().position(gone);
+        let entry = place.and_then(|place| inner.entries.remove(place).ok());
         drop(inner);
         drop(entry);
-        drop(attached);
     }
 
-    /// Runs `f` on what is attached to the pool `name`.
-    fn with<R>(&self, name: &PoolName, f: impl FnOnce(&mut Attached) -> R) -> Option<R> {
-        let mut inner = self.inner.lock();
-        let entry = inner.entries.iter_mut().find(|e| e.pool.name == *name)?;
-        entry.attached.as_mut().map(|attached| f(attached))
-    }
-
-    /// What the member of pool `name` would report.
-    pub(crate) fn report(&self, name: &PoolName) -> Option<MemberReport> {
-        self.with(name, |attached| attached.report())
-    }
-
-    /// Executes a control message that came over `session`. Sleeps. An error if there is no memory for the reply.
-    pub(crate) fn control(
-        &self,
-        session: &Arc<Session>,
-        message: &Control,
-    ) -> Result<KBox<Reply<'static>>> {
-        let mut inner = self.inner.lock();
-        let result = self.perform(&mut inner, session, message);
-        describe(&inner, message, result.err().unwrap_or(Status::Ok))
-    }
-
-    #[inline(never)]
-    fn perform(
-        &self,
-        inner: &mut Inner,
-        session: &Arc<Session>,
-        message: &Control,
-    ) -> Result<(), Status> {
-        let entry = entry_of(inner, message.name()).ok_or(Status::NoPool)?;
-        let attached = entry.attached.as_mut().ok_or(Status::NoStore)?;
-        let result = self.execute(attached, session, message);
-        if attached.failed {
-            refuse!(
-                (),
-                "pool {}: the store failed while its records were written and is out of service; see the messages of its device, then remove and add it again",
-                message.name()
-            );
-            self.retire(attached);
-            entry.attached = None;
-        }
-        result
-    }
-
-    fn execute(
-        &self,
-        attached: &mut Attached,
-        session: &Arc<Session>,
-        message: &Control,
-    ) -> Result<(), Status> {
-        match message {
-            Control::Query { .. } => Ok(()),
-            Control::Ping {
-                to,
-                generation,
-                epoch,
-                watermark,
-            } => attached.member.admit(&Header {
-                pool: to.pool,
-                member: to.member,
-                incarnation: to.incarnation,
-                generation: *generation,
-                epoch: *epoch,
-                watermark: *watermark,
-            }),
-            Control::Promise {
-                to,
-                generation,
-                takeover,
-            } => {
-                let other = attached
-                    .client
-                    .as_ref()
-                    .is_some_and(|c| !Arc::ptr_eq(&c.session, session));
-                let next = boxed(|| attached.member.promise(to, *generation, *takeover, other))?;
-                if *next == *attached.member {
-                    // RTRS may deliver a message twice: the second time there is nothing to do.
-                    return Ok(());
-                }
-                // Fences: what runs under the old generation ends, nothing more of it comes in.
-                self.retire(attached);
-                attached.store.flush().map_err(status)?;
-                attached.keep(next)
-            }
-            Control::Install {
-                to, config, assign, ..
-            } => {
-                let next = boxed(|| attached.member.install(to, config, *assign))?;
-                if *next == *attached.member {
-                    // Above all no new table of executed writes.
-                    return Ok(());
-                }
-                let hold = attached.store.hold().ok_or(Status::NoStore)?;
-                self.retire(attached);
-                attached.keep(next)?;
-                self.serve(attached).map_err(status)?;
-                attached.client = Some(Client {
-                    session: session.clone(),
-                    _hold: hold,
-                });
-                Ok(())
-            }
-            Control::Detach {
-                to,
-                generation,
-                epoch,
-                ..
-            } => {
-                let next = boxed(|| attached.member.detach(to, *generation, *epoch))?;
-                if *next == *attached.member {
-                    return Ok(());
-                }
-                self.retire(attached);
-                attached.store.flush().map_err(status)?;
-                attached.keep(next)
-            }
-        }
-    }
-
-    /// Lets no IO in any more and waits until what is inside has ended.
-    fn retire(&self, attached: &mut Attached) {
-        self.directory.retire(attached.member.pool());
-        attached.client = None;
-    }
-
-    /// Lets IO in under the configuration just installed, if the member takes part in it.
-    fn serve(&self, attached: &Attached) -> Result {
-        let Some(identity) = attached.member.identity() else {
-            return Ok(());
-        };
-        let serving = Serving::new(
-            identity,
-            &attached.info,
-            attached.store.clone(),
-            self.table.clone(),
-        )?;
-        self.directory.publish(identity.pool, serving)
-    }
-
-    /// A client's session is gone; the client may come back over another one.
+    /// A client's session is gone.
     pub(crate) fn disconnected(&self, session: &Arc<Session>) {
-        let mut inner = self.inner.lock();
-        for attached in inner.entries.iter_mut().filter_map(|e| e.attached.as_mut()) {
-            if attached
-                .client
-                .as_ref()
-                .is_some_and(|c| Arc::ptr_eq(&c.session, session))
-            {
-                attached.client = None;
-            }
+        let inner = self.inner.lock();
+        for runner in inner.entries.iter().filter_map(|e| e.pool.runner()) {
+            runner.disconnected(session);
         }
     }
 }
 
-/// Starts a member on `store`, in a new incarnation.
+/// For whom a store was made.
 #[inline(never)]
-fn start(store: Arc<dyn Store>, info: StoreInfo) -> Result<KBox<Attached>> {
-    let member = next_incarnation(&*store, &info)?;
-    // Here and not in there, where more is on the stack.
-    store.save_epoch(member.record())?;
-    let attached = Attached {
-        store,
-        info,
-        member,
-        client: None,
-        failed: false,
+fn identity(store: &dyn Store) -> (PoolName, MemberId) {
+    let info = store.info();
+    (info.pool_name, info.member)
+}
+
+/// Has a member that failed started again.
+pub(crate) fn revive(name: PoolName) {
+    let Ok(registry) = Registry::get() else {
+        return;
     };
-    Ok(KBox::new(attached, GFP_KERNEL)?)
-}
-
-/// The state of a member that starts: to be on disk before anybody hears of it.
-#[inline(never)]
-fn next_incarnation(store: &dyn Store, info: &StoreInfo) -> Result<KBox<MemberState>> {
-    let last = last_epoch(store)?;
-    let salt = rand::u64() as u32;
-    let start = MemberState::start(info.pool_uuid, info.store_uuid, info.member, &last, salt);
-    let member = start.ok_or_else(|| {
-        refuse!(
-            EOVERFLOW,
-            "the store of pool {} was started too often; create it anew",
-            info.pool_name
-        )
-    })?;
-    Ok(KBox::new(member, GFP_KERNEL)?)
-}
-
-/// The record that the store has, on the heap.
-#[inline(never)]
-fn last_epoch(store: &dyn Store) -> Result<KBox<EpochRecord>> {
-    Ok(KBox::new(store.load_epoch()?, GFP_KERNEL)?)
-}
-
-/// The state that `make` makes. Only a pointer to it is on the stack when this returns.
-#[inline(never)]
-fn boxed(make: impl FnOnce() -> Result<MemberState, Status>) -> Result<KBox<MemberState>, Status> {
-    KBox::new(make()?, GFP_KERNEL).map_err(|_| Status::NoMemory)
-}
-
-/// The reply to a message that ended with `status`.
-#[inline(never)]
-fn describe(inner: &Inner, message: &Control, status: Status) -> Result<KBox<Reply<'static>>> {
-    let mut reply = KBox::new(Reply::bare(message.kind(), status), GFP_KERNEL)?;
-    let entry = inner
-        .entries
-        .iter()
-        .find(|e| e.pool.name == *message.name());
-    if let Some(attached) = entry.and_then(|e| e.attached.as_ref()) {
-        reply.report = Some(attached.report());
-    }
-    Ok(reply)
-}
-
-fn entry_of<'a>(inner: &'a mut Inner, name: &PoolName) -> Option<&'a mut Entry> {
-    inner.entries.iter_mut().find(|e| e.pool.name == *name)
-}
-
-/// How an error of the store is reported to a client.
-fn status(error: Error) -> Status {
-    Status::from_errno(error.to_errno())
-}
-
-impl Attached {
-    /// Makes `next` the state of the member, on disk first.
-    #[inline(never)]
-    fn keep(&mut self, next: KBox<MemberState>) -> Result<(), Status> {
-        let assigned = if next.pool() == self.member.pool() {
-            Ok(())
-        } else {
-            self.store.assign_pool(next.pool())
-        };
-        match assigned.and_then(|()| self.store.save_epoch(next.record())) {
-            Ok(()) => {
-                self.member = next;
-                Ok(())
-            }
-            Err(error) => {
-                // Nobody knows which of the two states is on disk: only a new start can tell.
-                self.failed = true;
-                Err(status(error))
-            }
+    let queue = registry.revivals.clone();
+    let work = move || {
+        if let Some(pool) = registry.find(&name) {
+            pool.revive(&registry);
         }
-    }
-
-    fn report(&self) -> MemberReport {
-        self.member.report(self.info.geometry, self.info.limits)
+    };
+    if queue.spawn(work, GFP_KERNEL).is_err() {
+        refuse!(
+            (),
+            "pool {}: out of memory; remove the store and add it again",
+            name
+        );
     }
 }
 
@@ -523,7 +438,7 @@ pub struct StoreHandle {
 /// Sleeps. What is wrong, if anything, is in the kernel log.
 #[inline(never)]
 pub fn add_store(store: Arc<dyn Store>) -> Result<StoreHandle> {
-    let name = store.info().pool_name;
+    let (name, _) = identity(&*store);
     Registry::get()?.attach(store)?;
     Ok(StoreHandle { name })
 }
@@ -531,24 +446,19 @@ pub fn add_store(store: Arc<dyn Store>) -> Result<StoreHandle> {
 /// The member id under which this node joined the pool `name`, if it did.
 #[inline(never)]
 pub fn member_of(name: &PoolName) -> Option<MemberId> {
-    let registry = Registry::get().ok()?;
-    let inner = registry.inner.lock();
-    let entry = inner.entries.iter().find(|e| e.pool.name == *name)?;
-    Some(entry.pool.member)
+    Some(Registry::get().ok()?.find(name)?.member)
 }
 
 /// Refuses a store of pool `name` as `member` if this node joined the pool as another one; asked before anything is written to a device.
 #[inline(never)]
 pub fn check_member(command: &str, name: &PoolName, member: MemberId) -> Result {
-    let registry = Registry::get()?;
-    let inner = registry.inner.lock();
-    match inner.entries.iter().find(|e| e.pool.name == *name) {
-        Some(entry) if entry.pool.member != member => Err(refuse!(
+    match Registry::get()?.find(name) {
+        Some(pool) if pool.member != member => Err(refuse!(
             numbered(bindings::ESTALE),
             "{}: this node joined pool {} as member {}, not {}; give that member_id=, or leave the pool first",
             command,
             name,
-            entry.pool.member,
+            pool.member,
             member
         )),
         _ => Ok(()),
@@ -559,7 +469,8 @@ impl StoreHandle {
     /// Whether a client has the pool open on this store.
     #[inline(never)]
     pub fn is_serving(&self) -> bool {
-        Registry::get().is_ok_and(|r| r.report(&self.name).is_some_and(|report| report.serving))
+        let runner = Registry::get().and_then(|r| r.runner(&self.name).map_err(|_| ENOENT));
+        runner.is_ok_and(|runner| runner.is_serving())
     }
 }
 

@@ -2,28 +2,22 @@
 
 //! A member that serves IO: what the hot path of the server needs, immutable while it is published.
 //!
-//! A [`Serving`] stands for one installed configuration in one incarnation. Promise, install, detach and
-//! the removal of a store retire it, which waits until no request under it is running, and publish another.
-//! The [`Directory`] finds it for a message, without a lock.
+//! A [`Serving`] stands for one installed configuration in one incarnation. When the engine serves under another one,
+//! or nobody any more, it is taken back, and another one is published. The [`Directory`] finds it for a message, without a lock.
 
-use super::op::Table;
-use crate::store::Store;
-use crate::store::StoreInfo;
+use super::member::Runner;
 use kernel::prelude::*;
 use kernel::sync::atomic::Acquire;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Release;
 use kernel::sync::Arc;
-use rmr_engine::admission::Identity;
-use rmr_engine::dedupe::Dedupe;
 use rmr_engine::dedupe::Joiners;
-use rmr_engine::sync::AtomicU64;
+use rmr_engine::storage;
 use rmr_engine::sync::Guarded;
-use rmr_engine::window::WINDOW;
-use rmr_proto::Geometry;
 use rmr_proto::Uuid;
 use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
+use rmr_sys::gate::Retiring;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::new_irq_locks;
 
@@ -32,51 +26,26 @@ const PLACES: usize = 256;
 
 /// One installed configuration, as the hot path sees it.
 pub(crate) struct Serving {
-    /// Pool, member, incarnation, generation and epoch that a message must name.
-    pub(crate) identity: Identity,
-    /// For range checks.
-    pub(crate) geometry: Geometry,
-    /// Bytes; offsets and lengths are multiples of it.
-    pub(crate) logical_block: u32,
-    /// At-most-once execution of writes in this generation.
-    pub(crate) dedupe: Dedupe<KVVec<AtomicU64>, JoinersLock>,
-    /// Where requests go.
-    pub(crate) store: Arc<dyn Store>,
-    /// Messages in execution on this node.
-    pub(crate) table: Arc<Table>,
+    /// What the engine goes by.
+    pub(crate) state: storage::Serving,
+    /// Whose it is.
+    pub(crate) runner: Arc<Runner>,
 }
 
 /// Duplicates of running writes, behind their lock.
 pub(crate) struct JoinersLock(IrqLocks<Joiners<u32>>);
 
-impl Guarded<Joiners<u32>> for JoinersLock {
-    fn with<R>(&self, f: impl FnOnce(&mut Joiners<u32>) -> R) -> R {
-        // An array of one, because the lock must stay where it is while a `Serving` moves into its gate.
-        self.0[0].with(f)
+impl JoinersLock {
+    /// No duplicates. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(new_irq_locks!(1, |_| Joiners::new())?))
     }
 }
 
-impl Serving {
-    /// A member that serves under `identity`. May sleep.
-    pub(crate) fn new(
-        identity: Identity,
-        info: &StoreInfo,
-        store: Arc<dyn Store>,
-        table: Arc<Table>,
-    ) -> Result<Self> {
-        let mut slots = KVVec::with_capacity(WINDOW, GFP_KERNEL)?;
-        for _ in 0..WINDOW {
-            slots.push(AtomicU64::new(0), GFP_KERNEL)?;
-        }
-        let joiners = JoinersLock(new_irq_locks!(1, |_| Joiners::new())?);
-        Ok(Self {
-            identity,
-            geometry: info.geometry,
-            logical_block: info.limits.logical_block,
-            dedupe: Dedupe::new(slots, joiners).ok_or(EINVAL)?,
-            store,
-            table,
-        })
+impl Guarded<Joiners<u32>> for JoinersLock {
+    fn with<R>(&self, f: impl FnOnce(&mut Joiners<u32>) -> R) -> R {
+        // An array of one, because the lock must stay where it is while this moves.
+        self.0[0].with(f)
     }
 }
 
@@ -88,8 +57,8 @@ struct Place {
 
 /// All members that serve on this node, found by pool UUID.
 ///
-/// A pool keeps its place, once it has one, as long as its server side exists. Changes are made under the
-/// server's admin mutex; lookups take no lock.
+/// A pool keeps its place, once it has one, as long as it has a store here. Changes of one pool are made one after the other, by
+/// its member's job; lookups take no lock.
 pub(crate) struct Directory {
     places: KVec<Place>,
 }
@@ -121,29 +90,27 @@ impl Directory {
     }
 
     /// Lets messages for `pool` in. `ENOSPC` if this node serves too many pools, `EEXIST` if the pool is
-    /// served already. Admin mutex held; may sleep.
+    /// served already. May sleep.
     pub(crate) fn publish(&self, pool: Uuid, serving: Serving) -> Result {
+        let key = key(pool);
         let place = match self.find(pool) {
             Some(place) => place,
+            // Members of other pools look for a place at the same time.
             None => self
                 .places
                 .iter()
-                .find(|p| p.key.load(Acquire) == 0)
+                .find(|p| p.key.cmpxchg(0, key, Release).is_ok())
                 .ok_or(ENOSPC)?,
         };
-        place.gate.publish(serving)?;
-        place.key.store(key(pool), Release);
-        Ok(())
+        place.gate.publish(serving)
     }
 
-    /// Lets no further message in and waits until those inside are answered. Admin mutex held; sleeps.
-    pub(crate) fn retire(&self, pool: Uuid) {
-        if let Some(place) = self.find(pool) {
-            place.gate.retire();
-        }
+    /// Lets no further message in. Whoever is inside keeps what is returned from being dropped. Any context.
+    pub(crate) fn retire(&self, pool: Uuid) -> Option<Retiring<Serving>> {
+        self.find(pool)?.gate.retire_begin()
     }
 
-    /// Gives the place of `pool` back. Admin mutex held; sleeps.
+    /// Gives the place of `pool` back, where nothing is published any more. Sleeps.
     pub(crate) fn forget(&self, pool: Uuid) {
         if let Some(place) = self.find(pool) {
             place.gate.retire();

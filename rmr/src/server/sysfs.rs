@@ -5,8 +5,13 @@
 //!
 //! Parses what the administrator writes and formats what is read; everything else is in `pool`.
 
+use super::address::Node;
 use super::pool::Pool;
 use super::pool::Registry;
+use crate::client;
+use crate::client::session;
+use crate::client::session::Wait;
+use crate::client::session::MAX_NAME;
 use crate::malformed;
 use crate::refuse;
 use kernel::prelude::*;
@@ -42,7 +47,12 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
 )];
 
 /// Files of a pool.
-pub(crate) static POOL: [Attr<Pool>; 9] = [
+pub(crate) static POOL: [Attr<Pool>; 10] = [
+    Attr::wo(
+        c"add_peer",
+        "member_id=<1..32> path=[<src>,]<dst> [path=...] [sessname=<name>]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
+        add_peer,
+    ),
     Attr::wo(c"leave_pool", "1", |pool: &Arc<Pool>, line| {
         if line.trim_ascii() != b"1" {
             return Err(refuse!(EINVAL, "leave_pool: write 1 to it"));
@@ -88,6 +98,59 @@ pub(crate) static POOL: [Attr<Pool>; 9] = [
     }),
 ];
 
+/// Files of another member.
+pub(crate) static PEER: [Attr<Node>; 3] = [
+    Attr::wo(c"del_peer", "1", |node: &Arc<Node>, line| {
+        if line.trim_ascii() != b"1" {
+            return Err(refuse!(EINVAL, "del_peer: write 1 to it"));
+        }
+        node.remove()
+    })
+    .removes_self(),
+    Attr::ro(c"state", |node: &Node, w| {
+        writeln!(w, "{}", node.session.state())
+    }),
+    Attr::ro(c"paths", |node: &Node, w| node.session.write_paths(w)),
+];
+
+fn add_peer(pool: &Arc<Pool>, line: &[u8]) -> Result {
+    const KEYS: &[Key] = &[
+        Key::once("member_id"),
+        Key::many("path"),
+        Key::once("sessname"),
+    ];
+    const COMMAND: &str = "add_peer";
+    let parse = || {
+        let options = Options::parse(line, KEYS)?;
+        let member = options.require("member_id")?.member()?;
+        let name = match options.get("sessname") {
+            Some(name) => Some(name.text_up_to(MAX_NAME)?),
+            None => None,
+        };
+        Ok((options, member, name))
+    };
+    let (options, member, name) = parse().map_err(malformed!(COMMAND))?;
+    if member == pool.member {
+        return Err(refuse!(
+            EINVAL,
+            "{}: member {} of pool {} is this node; say the others'",
+            COMMAND,
+            member,
+            pool.name
+        ));
+    }
+    let paths = session::parse_paths(COMMAND, options.all("path"))?;
+    let name = match name {
+        Some(name) => session::file_name(COMMAND, name)?,
+        None => session::name_of(&paths)?,
+    };
+    let registry = client::registry::Registry::get()?;
+    let session = registry.get_session(&name, paths, Wait::No)?;
+    pool.book
+        .add(&pool.name, member, session.clone())
+        .inspect_err(|_| registry.put_session(session))
+}
+
 fn report(pool: &Pool) -> Option<MemberReport> {
-    Registry::get().ok()?.report(&pool.name)
+    pool.report()
 }

@@ -998,6 +998,16 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         found
     }
 
+    /// Whether its incarnation is on disk, and its metadata can be written.
+    pub fn is_up(&self) -> bool {
+        self.life == Life::Up
+    }
+
+    /// UUID of its pool; nil if it has none.
+    pub fn pool(&self) -> Uuid {
+        self.info.pool
+    }
+
     /// What it serves.
     pub fn serving(&self) -> Option<Serving> {
         self.serving
