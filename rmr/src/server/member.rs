@@ -217,8 +217,8 @@ impl Runner {
         queue: &Arc<Queue>,
     ) -> Result<Arc<Self>> {
         let info = store.info();
-        let hot = Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?)
-            .map_err(|_| ENOMEM)?;
+        let hot =
+            Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?).map_err(|_| ENOMEM)?;
         let engine = load(&*store, &info, &hot)?;
         let runner = Self::assemble(store, &info, (hot, engine), book, directory, table)?;
         runner.disk.open(queue, &runner)?;
@@ -570,10 +570,7 @@ impl Runner {
 
     /// Gives requests again that had to wait.
     fn retry(&self, state: &State) {
-        let serving = state
-            .shell
-            .open
-            .and_then(|pool| self.directory.enter(pool));
+        let serving = state.shell.open.and_then(|pool| self.directory.enter(pool));
         // Those that wait again come again only when they are asked for again.
         self.parked.drain(|slot| {
             op::resume(self, serving.as_ref(), slot, |header| {
@@ -665,10 +662,7 @@ impl Runner {
     }
 
     fn read_for_peer(&self, state: &State, offset: u64, len: u32, op: Op) {
-        let serving = state
-            .shell
-            .open
-            .and_then(|pool| self.directory.enter(pool));
+        let serving = state.shell.open.and_then(|pool| self.directory.enter(pool));
         let Some(serving) = serving else {
             return op.respond(Status::Busy.wire());
         };

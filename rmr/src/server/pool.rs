@@ -145,7 +145,11 @@ impl Pool {
                 return;
             };
             if let Ok(runner) = registry.start(store, self.book.clone()) {
-                pr_info!("pool {}: member {} runs again\n", core::format_args!("{}", self.name), core::format_args!("{}", self.member));
+                pr_info!(
+                    "pool {}: member {} runs again\n",
+                    core::format_args!("{}", self.name),
+                    core::format_args!("{}", self.member)
+                );
                 self.current.lock().runner = Some(runner);
                 return;
             }
@@ -298,7 +302,8 @@ impl Registry {
         )?;
         let file = crate::client::sysfs::file_name(name.as_str())?;
         let dir = Dir::in_dir(&self.pools_dir, &file, pool.clone(), &sysfs::POOL)?;
-        pool.book.open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
+        pool.book
+            .open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
         inner.entries.push(
             Entry {
                 pool: pool.clone(),
@@ -318,11 +323,7 @@ impl Registry {
             .iter()
             .position(|e| e.pool.name == *name)
             .ok_or(ENOENT)?;
-        if inner
-            .entries
-            .get(place)
-            .is_some_and(|e| e.pool.has_store())
-        {
+        if inner.entries.get(place).is_some_and(|e| e.pool.has_store()) {
             return Err(refuse!(
                 EBUSY,
                 "leave_pool: pool {} has a store on this node; remove the store first",

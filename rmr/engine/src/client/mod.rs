@@ -134,6 +134,8 @@ pub enum Admin {
     },
     /// What becomes of IO while no member has the data.
     OnNoData(OnNoData),
+    /// How long a request may wait for one member.
+    IoTimeout(Nanos),
 }
 
 /// Something happened.
