@@ -22,6 +22,7 @@ use rmr::client::Io;
 use rmr::client::IoOp;
 use rmr::client::Volume;
 use rmr::client::VolumeLimits;
+use rmr::client::VolumeState;
 use rmr::client::MAX_DEPTH;
 use rmr::refuse;
 use rmr_proto::Features;
@@ -236,10 +237,12 @@ impl VolumeDisk {
 
     /// One word: whether IO goes through.
     pub(crate) fn state(&self) -> &'static str {
-        if self.disk.driver().volume.has_failed() {
-            "failed"
-        } else {
-            "ready"
+        match self.disk.driver().volume.state() {
+            VolumeState::Ready => "ready",
+            VolumeState::Suspended => "suspended",
+            VolumeState::Lost => "lost",
+            VolumeState::Fenced => "fenced",
+            VolumeState::Failed => "failed",
         }
     }
 }
@@ -284,6 +287,9 @@ fn blk_status(status: Status) -> BlkStatus {
         Status::NoSpace => BlkStatus::NoSpace,
         Status::NotSupported => BlkStatus::NotSupported,
         Status::TimedOut => BlkStatus::Timeout,
+        // No member has the data, and the administrator lets IO fail then; or the volume is being closed.
+        Status::Disconnected => BlkStatus::Transport,
+        Status::Fenced => BlkStatus::Offline,
         _ => BlkStatus::Io,
     }
 }

@@ -24,6 +24,7 @@ use rmr::client::Io;
 use rmr::client::IoData;
 use rmr::client::IoOp;
 use rmr::client::Volume;
+use rmr::client::VolumeState;
 use rmr_engine::options::Key;
 use rmr_engine::options::Options;
 use rmr_proto::Features;
@@ -756,7 +757,7 @@ fn run(results: &mut Results, name: &PoolName) -> Result {
     results.note("stable writes", stable_writes(&mut s));
     results.note("zeroes", zeroes(&mut s));
     results.note("overlapping writes", overlapping(&mut s));
-    let completed_once = s.tags.wrong.load(Relaxed) == 0 && !s.volume.has_failed();
+    let completed_once = s.tags.wrong.load(Relaxed) == 0 && s.volume.state() == VolumeState::Ready;
     results.note(
         "completed once",
         if completed_once { Ok(()) } else { Err(EPIPE) },

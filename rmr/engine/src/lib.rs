@@ -13,8 +13,6 @@
 //! | [`lane`] | client | when requests leave, and how many in one message |
 //! | [`anticipation`] | client | whether a lane that became idle waits for more |
 //! | [`readers`] | client | which member answers a read (R4) |
-//! | [`retry`] | client | what becomes of a request whose message failed (R2) |
-//! | [`attach`] | client | which configuration a pool starts with (R7, R8, R10) |
 //! | [`member`] | member | promise, install, detach (R8) |
 //! | [`admission`] | member | whether a message is for this member, as it is now (R5) |
 //! | [`dedupe`] | member | at most one execution of each write (R5) |
@@ -24,9 +22,8 @@
 //! | [`time`], [`memory`] | both | what the caller provides: moments, memory |
 //! | [`planted`] | both | bugs to be found by the simulator; never in a kernel |
 //!
-//! [`client`] and [`storage`] are the whole engine, and what the simulator runs. The kernel modules still run
-//! [`attach`], [`retry`] and [`member`] in their place, which know neither epochs that drop or add members nor resync:
-//! there a write that not every receiver takes fails the volume.
+//! [`client`] and [`storage`] are the whole engine, and what the simulator runs. On a storage node the kernel modules still
+//! run [`member`] in the place of the latter, which knows no resync.
 
 #![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
@@ -36,7 +33,6 @@ extern crate std;
 
 pub mod admission;
 pub mod anticipation;
-pub mod attach;
 pub mod client;
 pub mod dedupe;
 pub mod lane;
@@ -46,7 +42,6 @@ pub mod options;
 pub mod overlap;
 pub mod planted;
 pub mod readers;
-pub mod retry;
 pub mod storage;
 pub mod sync;
 pub mod time;

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `readers`, `retry` and `admission`: the small decisions.
+//! `readers` and `admission`: the small decisions.
 
 use proptest::prelude::*;
 use rmr_engine::admission;
 use rmr_engine::admission::Identity;
 use rmr_engine::readers::Policy;
-use rmr_engine::retry::Action;
-use rmr_engine::retry::Cause;
-use rmr_engine::retry::Direction;
-use rmr_engine::retry::Failure;
-use rmr_engine::retry::Reason;
 use rmr_proto::Epoch;
 use rmr_proto::Generation;
 use rmr_proto::Header;
@@ -20,7 +15,6 @@ use rmr_proto::MemberSet;
 use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
-use std::time::Duration;
 
 fn id(n: u32) -> MemberId {
     MemberId::new(n).unwrap()
@@ -115,124 +109,6 @@ fn policies_that_are_none() {
         "preferred=-1",
     ] {
         assert_eq!(Policy::parse(text.as_bytes()), None, "{text}");
-    }
-}
-
-const FAILURE: Failure = Failure {
-    member: MemberId::new(1).unwrap(),
-    cause: Cause::Transport,
-    batch: 1,
-    direction: Direction::Write,
-    readers: MemberSet::from_bits(0b111),
-    tried: MemberSet::EMPTY,
-    age: Duration::from_secs(1),
-    io_timeout: Duration::from_secs(10),
-};
-
-fn answer(status: Status) -> Failure {
-    Failure {
-        cause: Cause::Answer(status),
-        ..FAILURE
-    }
-}
-
-fn read(failure: Failure) -> Failure {
-    Failure {
-        direction: Direction::Read,
-        ..failure
-    }
-}
-
-#[test]
-fn writes() {
-    let old = |f| Failure {
-        age: FAILURE.io_timeout,
-        ..f
-    };
-    assert_eq!(FAILURE.action(), Action::RetryLater);
-    assert_eq!(
-        old(FAILURE).action(),
-        Action::FailVolume(Reason::Unreachable(id(1)))
-    );
-    let busy = answer(Status::Busy);
-    assert_eq!(busy.action(), Action::RetryLater);
-    assert_eq!(old(busy).action(), Action::FailVolume(Reason::Stuck(id(1))));
-    let io = answer(Status::Io);
-    assert_eq!(Failure { batch: 2, ..io }.action(), Action::Single);
-    let failed = Action::FailVolume(Reason::WriteFailed(id(1), Status::Io));
-    assert_eq!(io.action(), failed);
-    assert_eq!(answer(Status::Ok).action(), Action::Complete(Status::Ok));
-    let restarted = Action::FailVolume(Reason::Restarted(id(1)));
-    assert_eq!(answer(Status::StaleIncarnation).action(), restarted);
-    let taken = Action::FailVolume(Reason::TakenOver(id(1)));
-    assert_eq!(answer(Status::StaleGeneration).action(), taken);
-}
-
-#[test]
-fn reads() {
-    assert_eq!(read(FAILURE).action(), Action::OtherReader(id(2)));
-    let second = Failure {
-        member: id(2),
-        tried: set(&[1]),
-        ..read(answer(Status::Medium))
-    };
-    assert_eq!(second.action(), Action::OtherReader(id(3)));
-    let third = Failure {
-        member: id(3),
-        tried: set(&[1, 2]),
-        ..second
-    };
-    assert_eq!(third.action(), Action::Complete(Status::Medium));
-    let lost = Failure {
-        cause: Cause::Transport,
-        ..third
-    };
-    assert_eq!(lost.action(), Action::RetryLater);
-    let lost = Failure {
-        age: FAILURE.io_timeout,
-        ..lost
-    };
-    assert_eq!(lost.action(), Action::Complete(Status::TimedOut));
-    assert_eq!(Failure { batch: 9, ..second }.action(), Action::Single);
-    // No stale block is read: a member that restarted ends it, whoever else could answer.
-    let restarted = Action::FailVolume(Reason::Restarted(id(1)));
-    assert_eq!(read(answer(Status::StaleIncarnation)).action(), restarted);
-}
-
-proptest! {
-    /// Whatever happens: a write is never given up without failing the volume, everything ends when it is
-    /// too old or every reader was tried, and no read goes where it may not.
-    #[test]
-    fn retries_end(
-        status in prop::option::of(prop::sample::select(Status::ALL)),
-        batch in 1u16..33,
-        write: bool,
-        readers: u32,
-        tried: u32,
-        age in 0u64..20,
-    ) {
-        let failure = Failure {
-            cause: status.map_or(Cause::Transport, Cause::Answer),
-            direction: if write { Direction::Write } else { Direction::Read },
-            batch,
-            readers: MemberSet::from_bits(readers),
-            tried: MemberSet::from_bits(tried),
-            age: Duration::from_secs(age),
-            ..FAILURE
-        };
-        match failure.action() {
-            Action::Single => prop_assert!(batch > 1),
-            Action::RetryLater => prop_assert!(age < 10),
-            Action::OtherReader(other) => {
-                prop_assert!(!write && other != failure.member);
-                prop_assert!(failure.readers.minus(failure.tried).contains(other));
-            }
-            Action::Complete(status) => prop_assert!(!write || status.is_ok()),
-            Action::FailVolume(reason) => {
-                let text = reason.to_string();
-                prop_assert!(text.contains("member 1") && !text.contains('\n'));
-            }
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use rmr_engine::client::Ack;
 use rmr_engine::client::Action;
+use rmr_engine::client::Cause;
 use rmr_engine::client::Coordinator;
 use rmr_engine::client::Data;
 use rmr_engine::client::Event;
@@ -21,7 +22,6 @@ use rmr_engine::client::Start;
 use rmr_engine::client::State;
 use rmr_engine::client::Ticket;
 use rmr_engine::memory::HostMemory;
-use rmr_engine::retry::Cause;
 use rmr_engine::time::Time;
 use rmr_engine::time::MILLISECOND;
 use rmr_engine::time::SECOND;

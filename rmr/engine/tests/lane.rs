@@ -27,9 +27,22 @@ fn pages(n: u32) -> Part {
     Part {
         data: n * GAP,
         segments: n as u16,
-        head: 0,
-        tail: 0,
+        ..Part::default()
     }
+}
+
+/// Requests of two epochs do not share a message, even if they have no data.
+#[test]
+fn groups() {
+    let of = |group| Part {
+        group,
+        ..Part::default()
+    };
+    let mut fill = Fill::new();
+    assert_eq!(fill.add(&CAPS, &of(7)), Fit::Added);
+    assert_eq!(fill.add(&CAPS, &of(7)), Fit::Added);
+    assert_eq!(fill.add(&CAPS, &of(8)), Fit::Next);
+    assert_eq!(fill.requests(), 2);
 }
 
 /// A lane with its queues, as a shell has it.
@@ -298,6 +311,7 @@ fn gaps() {
         segments: 1,
         head,
         tail,
+        group: 0,
     };
     let fits = |a: Part, b: Part| {
         let mut fill = Fill::new();
@@ -351,8 +365,7 @@ fn nonsense() {
     let most = Part {
         data: u32::MAX - 4095,
         segments: u16::MAX,
-        head: 0,
-        tail: 0,
+        ..Part::default()
     };
     let mut fill = Fill::new();
     assert_eq!(fill.add(&huge, &most), Fit::Added);
@@ -380,8 +393,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1u32..5).prop_map(pages),
         1 => (5u32..17).prop_map(pages),
         1 => Just(Part::default()),
-        1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 0, tail: n * 512 }),
-        1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 4096 - n * 512, tail: 0 }),
+        1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 0, tail: n * 512, group: 0 }),
+        1 => (1u32..8).prop_map(|n| Part { data: n * 512, segments: 1, head: 4096 - n * 512, tail: 0, group: 1 }),
     ];
     let step = prop_oneof![
         5 => (part, prop::bool::weighted(0.7)).prop_map(|(part, last)| Step::Submit(part, last)),

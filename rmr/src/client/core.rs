@@ -20,6 +20,7 @@ use super::lane::Lanes;
 use super::lane::Set;
 use super::lane::Way;
 use super::leg::Leg;
+use super::pool::Pool;
 use super::sending::Place;
 use super::tags::Links;
 use super::tags::TagList;
@@ -197,6 +198,8 @@ pub(crate) struct Core {
     pub(crate) job: Job<Driver>,
     /// Wakes it.
     pub(crate) timer: Timer<Driver>,
+    /// Tells of changes.
+    pub(crate) herald: Job<Pool>,
     pub(crate) counters: Counters<COUNTERS>,
     pub(crate) policy: Arc<Atomic<u32>>,
     pub(crate) consumer: Arc<dyn Consumer>,

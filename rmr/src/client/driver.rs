@@ -30,6 +30,7 @@ use kernel::sync::atomic::Release;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_engine::client::Admin;
+use rmr_engine::client::Cause;
 use rmr_engine::client::Coordinator;
 use rmr_engine::client::Event;
 use rmr_engine::client::Failure;
@@ -39,7 +40,6 @@ use rmr_engine::client::Random;
 use rmr_engine::client::Refusal;
 use rmr_engine::client::State;
 use rmr_engine::lane::Caps;
-use rmr_engine::retry::Cause;
 use rmr_engine::time::Time;
 use rmr_proto::Config;
 use rmr_proto::Epoch;
@@ -374,6 +374,9 @@ impl Driver {
         let desk = &mut **desk;
         // In this order: see the head of the file.
         let (lost, up) = self.take_links();
+        if !lost.is_empty() || up != desk.up {
+            core.herald.queue();
+        }
         self.tell_orders(core, desk);
         self.tell_answers(core, desk);
         self.tell_failed(core, desk);
@@ -506,7 +509,9 @@ impl Driver {
         };
         if let Some(report) = result.ok().and_then(|reply| reply.report.as_ref()) {
             if let Some(place) = progress.get_mut(report.member.index()) {
-                *place = report.progress;
+                if core::mem::replace(place, report.progress) != report.progress {
+                    core.herald.queue();
+                }
             }
             if let Some(uuid) = report.pool.non_nil() {
                 *pool = uuid;
@@ -650,6 +655,7 @@ impl Driver {
         }
         self.stage.store(stage as u32, Release);
         self.changed.wake_all();
+        core.herald.queue();
     }
 
     /// One line for what the administrator should know.

@@ -38,3 +38,4 @@ pub use volume::IoData;
 pub use volume::IoOp;
 pub use volume::Volume;
 pub use volume::VolumeLimits;
+pub use volume::VolumeState;

@@ -38,6 +38,7 @@ use crate::say;
 use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
+use kernel::str::CString;
 use kernel::sync::atomic::Atomic;
 use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
@@ -53,10 +54,12 @@ use rmr_engine::lane::Caps;
 use rmr_engine::overlap::Node;
 use rmr_engine::overlap::Overlap;
 use rmr_engine::overlap::Shard;
+use rmr_engine::time::Nanos;
 use rmr_engine::time::MILLISECOND;
 use rmr_engine::time::SECOND;
 use rmr_engine::window::WINDOW;
 use rmr_proto::Config;
+use rmr_proto::Epoch;
 use rmr_proto::Geometry;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
@@ -76,6 +79,7 @@ use rmr_sys::sysfs::Dir;
 use rmr_sys::time::now_ms;
 use rmr_sys::time::sleep_ms;
 use rmr_sys::timer::Timer;
+use rmr_sys::work::Again;
 use rmr_sys::work::Job;
 
 /// Most requests in flight that a volume can be opened for: half of the window of sequence numbers, so that
@@ -113,6 +117,8 @@ pub(crate) struct Member {
     /// What it said when it was added.
     pub(crate) report: KBox<MemberReport>,
     dir: Option<Dir<MemberFile>>,
+    /// What was last told of it.
+    told: (&'static str, Progress),
 }
 
 /// What the files of a member refer to.
@@ -129,6 +135,8 @@ struct Admin {
     members: KVec<Member>,
     /// The volume, from when it begins to be opened until it is closed.
     volume: Option<Opened>,
+    /// It is being opened.
+    opening: bool,
     /// Members that may be missing, and whose newer data is given up then.
     force: MemberSet,
 }
@@ -145,7 +153,9 @@ struct Dirs {
     /// Below `own`, so dropped before it.
     _stats: Dir<Pool>,
     sessions: Dir<()>,
-    _own: Dir<Pool>,
+    own: Dir<Pool>,
+    /// The state that was last told, and the epoch.
+    told: (&'static str, Epoch),
 }
 
 /// See the head of the file.
@@ -206,6 +216,7 @@ impl Pool {
                     gone: false,
                     members: KVec::new(),
                     volume: None,
+                    opening: false,
                     force: MemberSet::EMPTY,
                 }),
                 dirs <- new_mutex!(None),
@@ -223,7 +234,8 @@ impl Pool {
         *pool.dirs.lock() = Some(Dirs {
             _stats: stats,
             sessions,
-            _own: own,
+            own,
+            told: ("", Epoch::NONE),
         });
         Ok(pool)
     }
@@ -242,6 +254,9 @@ impl Pool {
         let mut admin = self.admin.lock();
         if admin.gone {
             return Err(ENOENT);
+        }
+        if admin.opening {
+            return Err(EAGAIN);
         }
         let report = control::query(session, self.name).map_err(|failure| {
             refuse!(
@@ -284,6 +299,7 @@ impl Pool {
                 session: session.clone(),
                 report,
                 dir: Some(dir),
+                told: ("", Progress::Unknown),
             },
             GFP_KERNEL,
         )?;
@@ -448,7 +464,7 @@ impl Pool {
     // The volume.
 
     /// Attaches without a consumer. Nothing happens if that was done.
-    pub(crate) fn enable(&self) -> Result {
+    pub(crate) fn enable(self: &Arc<Self>) -> Result {
         let consumer = Arc::new(NoConsumer, GFP_KERNEL)?;
         if self.driver().is_some() {
             return Ok(());
@@ -458,7 +474,7 @@ impl Pool {
 
     /// Opens the volume; see [`Volume::open`](super::volume::Volume::open).
     pub(crate) fn open(
-        &self,
+        self: &Arc<Self>,
         size: Option<u64>,
         depth: u32,
         consumer: Arc<dyn Consumer>,
@@ -474,7 +490,7 @@ impl Pool {
     }
 
     fn open_as(
-        &self,
+        self: &Arc<Self>,
         size: Option<u64>,
         depth: u32,
         consumer: Arc<dyn Consumer>,
@@ -503,40 +519,41 @@ impl Pool {
 
     /// Makes the driver and its data path, and lets it attach.
     fn begin(
-        &self,
+        self: &Arc<Self>,
         depth: u32,
         consumer: Arc<dyn Consumer>,
         idle: bool,
     ) -> Result<(Arc<Driver>, Caps)> {
         let registry = Registry::get()?;
-        let mut admin = self.admin.lock();
-        if admin.gone {
-            return Err(ENOENT);
-        }
-        if admin.volume.is_some() {
-            return Err(refuse!(
-                EBUSY,
-                "pool {} is mapped already; unmap that device first",
-                self.name
-            ));
-        }
-        let caps = self.caps(&admin)?;
-        let driver = Driver::new(self.name, depth)?;
-        self.publish(&registry, &driver, depth, caps, consumer)?;
-        for member in &admin.members {
-            let added = Driver::add_leg(&driver, member.report.member, &member.session, caps);
-            if let Err(error) = added {
-                Self::take_down(&admin, &driver);
-                return Err(error);
+        let (caps, options, ways) = {
+            let mut admin = self.admin.lock();
+            if admin.gone {
+                return Err(ENOENT);
             }
-        }
+            if admin.volume.is_some() || admin.opening {
+                return Err(refuse!(
+                    EBUSY,
+                    "pool {} is mapped already; unmap that device first",
+                    self.name
+                ));
+            }
+            let caps = self.caps(&admin)?;
+            let ways = ways(&admin)?;
+            admin.opening = true;
+            (caps, self.options(&admin), ways)
+        };
+        let driver = self.build(&registry, depth, caps, consumer, &ways);
+        let mut admin = self.admin.lock();
+        admin.opening = false;
+        let driver = driver?;
         admin.volume = Some(Opened {
             driver: driver.clone(),
             caps,
             idle,
         });
+        drop(admin);
         driver.attach(
-            self.options(&admin),
+            options,
             Random {
                 nonce: rand::nonce(),
                 history: rand::uuid(),
@@ -544,6 +561,26 @@ impl Pool {
             },
         );
         Ok((driver, caps))
+    }
+
+    #[inline(never)]
+    fn build(
+        self: &Arc<Self>,
+        registry: &Registry,
+        depth: u32,
+        caps: Caps,
+        consumer: Arc<dyn Consumer>,
+        ways: &[Reach],
+    ) -> Result<Arc<Driver>> {
+        let driver = Driver::new(self.name, depth)?;
+        self.publish(registry, &driver, depth, caps, consumer)?;
+        for (id, session) in ways {
+            if let Err(error) = Driver::add_leg(&driver, *id, session, caps) {
+                take_down(ways, &driver);
+                return Err(error);
+            }
+        }
+        Ok(driver)
     }
 
     fn options(&self, admin: &Admin) -> Options {
@@ -558,7 +595,7 @@ impl Pool {
             } else {
                 Quorum::Off
             },
-            io_timeout: self.io_timeout_ms.load(Relaxed).saturating_mul(MILLISECOND),
+            io_timeout: self.io_timeout(),
             on_no_data: self.on_no_data(),
             takeover: self.takeover.load(Relaxed),
             max_backoff: MAX_BACKOFF,
@@ -582,6 +619,21 @@ impl Pool {
             }
             None => Ok(()),
         }
+    }
+
+    /// Sets how long IO may wait for one member, in ms.
+    pub(crate) fn set_io_timeout(&self, ms: u64) -> Result {
+        self.io_timeout_ms.store(ms, Relaxed);
+        match self.driver() {
+            Some(driver) => {
+                self.command(&driver, "io_timeout", Command::IoTimeout(self.io_timeout()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn io_timeout(&self) -> Nanos {
+        self.io_timeout_ms.load(Relaxed).saturating_mul(MILLISECOND)
     }
 
     /// Lets the pool start without these members, now or when it is mapped next.
@@ -694,7 +746,7 @@ impl Pool {
     /// The data path, without legs.
     #[inline(never)]
     fn publish(
-        &self,
+        self: &Arc<Self>,
         registry: &Registry,
         driver: &Arc<Driver>,
         depth: u32,
@@ -726,6 +778,7 @@ impl Pool {
             driver: driver.clone(),
             job: Job::new(&registry.queue, driver.clone(), Driver::run)?,
             timer: Timer::new(driver.clone(), 0, Driver::due)?,
+            herald: Job::new(&registry.slow, self.clone(), Self::tell_changes)?,
             counters: Counters::new()?,
             policy: self.policy.clone(),
             consumer,
@@ -751,17 +804,16 @@ impl Pool {
                 }
             }
         }
-        let mut admin = self.admin.lock();
-        Self::take_down(&admin, &driver);
-        admin.volume = None;
-    }
-
-    /// Takes a driver apart that has nothing in flight.
-    fn take_down(admin: &Admin, driver: &Arc<Driver>) {
-        for member in &admin.members {
-            Driver::remove_leg(driver, member.report.member, &member.session);
-        }
-        drop(driver.core.retire());
+        // Not under the mutex, which what is waited for may take.
+        let ways = loop {
+            match ways(&self.admin.lock()) {
+                Ok(ways) => break ways,
+                Err(_) => sleep_ms(100),
+            }
+        };
+        take_down(&ways, &driver);
+        self.admin.lock().volume = None;
+        self.tell();
     }
 
     /// Takes the pool apart, after [`Self::close_down`]. Nobody can find it any more. Sleeps.
@@ -797,6 +849,125 @@ impl Pool {
     }
 }
 
+/// Telling whoever polls the files of a pool, and udev, of changes.
+impl Pool {
+    /// The job.
+    fn tell_changes(this: &Arc<Self>) -> Again {
+        this.tell();
+        Again::No
+    }
+
+    /// Tells what changed since it was told last. Once for each change of a state that lasts.
+    fn tell(&self) {
+        let state = self.state();
+        let epoch = self.config().map_or(Epoch::NONE, |config| config.epoch);
+        let mut dirs = self.dirs.lock();
+        if let Some(dirs) = (*dirs).as_mut() {
+            let old = core::mem::replace(&mut dirs.told, (state, epoch));
+            if old.1 != epoch {
+                dirs.own.notify(c"in_sync");
+                dirs.own.notify(c"epoch");
+            }
+            if old.0 != state {
+                dirs.own.notify(c"state");
+                let _ = self.uevent(&dirs.own, None, state);
+            }
+        }
+        drop(dirs);
+        let mut admin = self.admin.lock();
+        let shown = Shown::of(admin.volume.as_ref().map(|opened| &*opened.driver));
+        for member in admin.members.iter_mut() {
+            let id = member.report.member;
+            let state = shown.state(id, member.session.is_connected());
+            let progress = shown.progress(id);
+            let old = core::mem::replace(&mut member.told, (state, progress));
+            let Some(dir) = &member.dir else { continue };
+            if old.1 != progress {
+                dir.notify(c"resync_left");
+            }
+            if old.0 != state {
+                dir.notify(c"state");
+                let _ = self.uevent(dir, Some(id), state);
+            }
+        }
+    }
+
+    /// One uevent: `RMR_POOL`, `RMR_MEMBER` if it is about one, `RMR_STATE`.
+    fn uevent<T: Send + Sync + 'static>(
+        &self,
+        dir: &Dir<T>,
+        member: Option<MemberId>,
+        state: &str,
+    ) -> Result {
+        let pool = CString::try_from_fmt(fmt!("RMR_POOL={}", self.name.as_str()))?;
+        let state = CString::try_from_fmt(fmt!("RMR_STATE={state}"))?;
+        match member {
+            Some(id) => {
+                let member = CString::try_from_fmt(fmt!("RMR_MEMBER={}", id.get()))?;
+                dir.uevent(&[&pool, &member, &state])
+            }
+            None => dir.uevent(&[&pool, &state]),
+        }
+    }
+}
+
+/// What is shown of members while a pool is attached.
+#[derive(Default)]
+struct Shown {
+    attached: bool,
+    in_sync: MemberSet,
+    catching_up: MemberSet,
+    maintenance: MemberSet,
+    progress: KVec<Progress>,
+}
+
+impl Shown {
+    #[inline(never)]
+    fn of(driver: Option<&Driver>) -> Self {
+        let mut shown = Self::default();
+        if let Some(driver) = driver {
+            driver.look(|desk| {
+                let Some(config) = desk.coordinator.config() else {
+                    return;
+                };
+                shown.attached = true;
+                shown.in_sync = config.in_sync;
+                shown.catching_up = config.catching_up;
+                shown.maintenance = config.maintenance;
+                // Without memory there is no progress to see.
+                let _ = shown.progress.extend_from_slice(&desk.progress, GFP_KERNEL);
+            });
+        }
+        shown
+    }
+
+    /// One word for a member: `in_sync`, `catching_up`, `maintenance` or `absent`, or `added` while the pool is not
+    /// attached; `disconnected` while its session is.
+    fn state(&self, id: MemberId, connected: bool) -> &'static str {
+        if self.maintenance.contains(id) {
+            "maintenance"
+        } else if !connected {
+            "disconnected"
+        } else if self.in_sync.contains(id) {
+            "in_sync"
+        } else if self.catching_up.contains(id) {
+            "catching_up"
+        } else if self.attached {
+            "absent"
+        } else {
+            "added"
+        }
+    }
+
+    /// How far a member is from being in sync.
+    fn progress(&self, id: MemberId) -> Progress {
+        match self.progress.get(id.index()) {
+            Some(progress) if self.catching_up.contains(id) => *progress,
+            _ => Progress::Unknown,
+        }
+    }
+}
+
 /// What the files of a pool show.
 impl Pool {
     /// One word.
@@ -819,34 +990,27 @@ impl Pool {
         }
     }
 
-    /// One word for a member: `in_sync`, `catching_up`, `maintenance` or `absent`, or `added` while the pool is not
-    /// attached; `disconnected` while its session is, and it holds no data that counts.
+    /// One word for a member, see [`Shown::state`].
     pub(crate) fn member_state(&self, file: &MemberFile) -> &'static str {
-        let id = file.member;
-        let connected = file.session.is_connected();
-        match self.config() {
-            Some(config) if config.in_sync.contains(id) && connected => "in_sync",
-            Some(config) if config.catching_up.contains(id) && connected => "catching_up",
-            Some(config) if config.maintenance.contains(id) => "maintenance",
-            _ if !connected => "disconnected",
-            Some(_) => "absent",
-            None => "added",
+        let driver = self.driver();
+        Shown::of(driver.as_deref()).state(file.member, file.session.is_connected())
+    }
+
+    /// How a member gets current: bytes that are left, and bytes per second. `None`: it does not, or nobody knows yet.
+    pub(crate) fn resync(&self, id: MemberId) -> Option<(u64, u64)> {
+        let driver = self.driver()?;
+        match Shown::of(Some(&*driver)).progress(id) {
+            Progress::Dirty { chunks, rate } => {
+                Some((chunks.saturating_mul(self.geometry()?.chunk_size()), rate))
+            }
+            Progress::Ready => Some((0, 0)),
+            Progress::Unknown => None,
         }
     }
 
-    /// How far a member is from being in sync.
-    pub(crate) fn progress(&self, id: MemberId) -> Progress {
-        let driver = self.driver();
-        driver.map_or(Progress::Unknown, |driver| {
-            driver.look(|desk| {
-                let catches_up = (desk.coordinator.config())
-                    .is_some_and(|config| config.catching_up.contains(id));
-                match desk.progress.get(id.index()) {
-                    Some(progress) if catches_up => *progress,
-                    _ => Progress::Unknown,
-                }
-            })
-        })
+    /// Whether a member catches up.
+    pub(crate) fn catches_up(&self, id: MemberId) -> bool {
+        (self.config()).is_some_and(|config| config.catching_up.contains(id))
     }
 
     /// The configuration in use.
@@ -900,6 +1064,25 @@ impl Pool {
         self.on_core(|core| core.counters.sum(counter as usize))
             .unwrap_or(0)
     }
+}
+
+/// How a member is reached.
+type Reach = (MemberId, Arc<Session>);
+
+fn ways(admin: &Admin) -> Result<KVec<Reach>> {
+    let mut ways = KVec::with_capacity(admin.members.len(), GFP_KERNEL)?;
+    for member in &admin.members {
+        ways.push((member.report.member, member.session.clone()), GFP_KERNEL)?;
+    }
+    Ok(ways)
+}
+
+/// Takes a driver apart that has nothing in flight.
+fn take_down(ways: &[Reach], driver: &Arc<Driver>) {
+    for (id, session) in ways {
+        Driver::remove_leg(driver, *id, session);
+    }
+    drop(driver.core.retire());
 }
 
 /// The error of a refusal.

@@ -46,8 +46,8 @@ pub(crate) struct Registry {
     sessions_dir: Dir<()>,
     /// Where coordinators run.
     pub(crate) queue: Arc<Queue>,
-    /// Where sessions are closed and opened.
-    slow: Arc<Queue>,
+    /// Where sessions are closed and opened, and changes are told.
+    pub(crate) slow: Arc<Queue>,
     #[pin]
     inner: Mutex<Inner>,
 }

@@ -29,7 +29,6 @@ use rmr_engine::readers::Policy;
 use rmr_proto::Geometry;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
-use rmr_proto::Progress;
 use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Dir;
@@ -159,8 +158,7 @@ pub(crate) static POOL: [Attr<Pool>; 17] = [
         |pool: &Pool, w| writeln!(w, "{}", pool.io_timeout_ms.load(Relaxed)),
         |pool: &Arc<Pool>, line| {
             let parse = || Value::single("io_timeout", line)?.milliseconds(1_000..=3_600_000);
-            pool.io_timeout_ms.store(parse().map_err(malformed!("io_timeout"))?, Relaxed);
-            Ok(())
+            pool.set_io_timeout(parse().map_err(malformed!("io_timeout"))?)
         },
     ),
 ];
@@ -183,7 +181,7 @@ pub(crate) static STATS: [Attr<Pool>; 4] = [
 ];
 
 /// Files of a member of a pool, in the directory of its session.
-pub(crate) static MEMBER: [Attr<MemberFile>; 9] = [
+pub(crate) static MEMBER: [Attr<MemberFile>; 11] = [
     Attr::wo(
         c"del_sess",
         "1 | mode=delete|disassemble; of an attached pool, mode=delete takes the member out for good, mode=disassemble for a while",
@@ -239,11 +237,26 @@ pub(crate) static MEMBER: [Attr<MemberFile>; 9] = [
     Attr::ro(c"state", |file: &MemberFile, w| {
         writeln!(w, "{}", file.pool.member_state(file))
     }),
-    Attr::ro(c"resync", |file: &MemberFile, w| {
-        match file.pool.progress(file.member) {
-            Progress::Unknown => writeln!(w, "none"),
-            Progress::Ready => writeln!(w, "chunks=0 rate=0"),
-            Progress::Dirty { chunks, rate } => writeln!(w, "chunks={chunks} rate={rate}"),
+    Attr::ro(c"resync_left", |file: &MemberFile, w| {
+        match file.pool.resync(file.member) {
+            Some((left, _)) => writeln!(w, "{left}"),
+            None if file.pool.catches_up(file.member) => writeln!(w, "unknown"),
+            None => writeln!(w, "0"),
+        }
+    }),
+    Attr::ro(c"resync_rate", |file: &MemberFile, w| {
+        let rate = file.pool.resync(file.member).map_or(0, |(_, rate)| rate);
+        writeln!(w, "{rate}")
+    }),
+    Attr::ro(c"resync_eta", |file: &MemberFile, w| {
+        match file.pool.resync(file.member) {
+            Some((left, rate)) => match left.checked_div(rate) {
+                Some(seconds) => writeln!(w, "{seconds}"),
+                None if left == 0 => writeln!(w, "0"),
+                None => writeln!(w, "unknown"),
+            },
+            None if file.pool.catches_up(file.member) => writeln!(w, "unknown"),
+            None => writeln!(w, "0"),
         }
     }),
     Attr::ro(c"member_id", |file: &MemberFile, w| {

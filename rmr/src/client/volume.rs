@@ -14,13 +14,13 @@
 
 use super::core::Core;
 use super::driver::Driver;
-use super::driver::Stage;
 use super::lane;
 use super::pool::Pool;
 use super::registry::Registry;
 use crate::refuse;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use rmr_engine::client::State;
 use rmr_proto::Geometry;
 use rmr_proto::Limits;
 use rmr_proto::PoolName;
@@ -97,6 +97,21 @@ pub struct VolumeLimits {
     pub max_segments: u16,
 }
 
+/// What becomes of the IO of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeState {
+    /// It goes through, or waits for moments only.
+    Ready,
+    /// No member with all data can be reached: it waits until there is one, or fails, as the administrator said.
+    Suspended,
+    /// Acknowledged data may be gone: it fails. That ends only by opening the pool anew.
+    Lost,
+    /// Another client has the pool: it fails, likewise.
+    Fenced,
+    /// It fails, likewise.
+    Failed,
+}
+
 /// An opened pool. Exclusive: a pool has at most one volume. Dropping it waits for all IO and detaches.
 pub struct Volume {
     pool: Arc<Pool>,
@@ -138,10 +153,18 @@ impl Volume {
         &self.limits
     }
 
-    /// Whether all IO is answered with errors; that ends only by opening the pool anew.
+    /// What becomes of its IO at this moment.
     #[inline(never)]
-    pub fn has_failed(&self) -> bool {
-        self.opened.stage() != Stage::Runs
+    pub fn state(&self) -> VolumeState {
+        self.opened.look(|desk| match desk.coordinator.state() {
+            State::Serving | State::Changing | State::Attaching | State::Leaving => {
+                VolumeState::Ready
+            }
+            State::Held => VolumeState::Suspended,
+            State::Lost => VolumeState::Lost,
+            State::Fenced => VolumeState::Fenced,
+            State::Closed | State::Failed(_) => VolumeState::Failed,
+        })
     }
 
     /// Starts a request. An error means that it was not accepted and nothing was done: the tag is in use or

@@ -66,8 +66,9 @@ impl Disk {
 
     /// Is ready to work for `runner`, whose disk this is. Sleeps.
     pub(crate) fn open(&self, queue: &Arc<Queue>, runner: &Arc<Runner>) -> Result {
-        self.job
-            .publish(Job::new(queue, runner.clone(), |runner| runner.disk.run(runner))?)
+        self.job.publish(Job::new(queue, runner.clone(), |runner| {
+            runner.disk.run(runner)
+        })?)
     }
 
     /// Waits for what is being done, and does nothing more. Sleeps.

@@ -23,8 +23,8 @@ use rmr_proto::WireError;
 use rmr_proto::MAX_BATCH_BYTES;
 use rmr_proto::MAX_CONTROL_BYTES;
 use rmr_proto::MAX_MERGE_BYTES;
-use rmr_proto::MERGE_HEADER_BYTES;
 use rmr_proto::MAX_PEER_BYTES;
+use rmr_proto::MERGE_HEADER_BYTES;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::pr_warn_limited;
 use rtrs::Op;
@@ -111,6 +111,10 @@ impl ServerOps for Listener {
                 Some(kind) => self.post(session.into(), kind, header, op),
                 None => self.refuse(&session, WireError::Kind(wire), op),
             },
+            // The rest of it is data, so it is not whole.
+            Err(_) if Kind::peek(header) == Some(Kind::Merge) => {
+                self.post(session.into(), Kind::Merge, header, op)
+            }
             Err(error) => self.refuse(&session, error, op),
         }
     }

@@ -220,33 +220,30 @@ impl Runner {
         let hot = hot_path(&info)?;
         let engine = load(&*store, &info, &hot)?;
         let runner = Self::assemble(store, &info, (hot, engine), book, directory, table)?;
-        runner.disk.open(queue, &runner)?;
-        runner
-            .reaper
-            .publish(Job::new(queue, runner.clone(), Self::reap)?)
-            .inspect_err(|_| runner.stop())?;
-        runner
-            .job
-            .publish(Job::new(queue, runner.clone(), Self::run)?)
-            .inspect_err(|_| runner.stop())?;
-        let timer = Timer::new(runner.clone(), 0, |runner, _| {
-            runner.ring(bell::TIMER);
-            None
-        });
-        match timer {
-            Ok(timer) => runner.state.lock().shell.timer = Some(timer),
-            Err(error) => {
-                runner.stop();
-                return Err(error);
-            }
-        }
-        runner.ring(bell::START);
-        runner.started.wait();
-        if runner.state.lock().shell.failed.is_some() {
+        let begun = Self::begin(&runner, queue);
+        if begun.is_err() || runner.failed().is_some() {
             runner.stop();
+            begun?;
             return Err(EIO);
         }
         Ok(runner)
+    }
+
+    /// Makes its jobs, and waits until the engine runs.
+    fn begin(this: &Arc<Self>, queue: &Arc<Queue>) -> Result {
+        this.disk.open(queue, this)?;
+        this.reaper
+            .publish(Job::new(queue, this.clone(), Self::reap)?)?;
+        this.job
+            .publish(Job::new(queue, this.clone(), Self::run)?)?;
+        let timer = Timer::new(this.clone(), 0, |runner, _| {
+            runner.ring(bell::TIMER);
+            None
+        })?;
+        this.state.lock().shell.timer = Some(timer);
+        this.ring(bell::START);
+        this.started.wait();
+        Ok(())
     }
 
     #[inline(never)]
@@ -575,10 +572,7 @@ impl Runner {
 
     /// Gives requests again that had to wait.
     fn retry(&self, state: &State) {
-        let serving = state
-            .shell
-            .open
-            .and_then(|pool| self.directory.enter(pool));
+        let serving = state.shell.open.and_then(|pool| self.directory.enter(pool));
         // Those that wait again come again only when they are asked for again.
         self.parked.drain(|slot| {
             op::resume(self, serving.as_ref(), slot, |header| {
@@ -670,10 +664,7 @@ impl Runner {
     }
 
     fn read_for_peer(&self, state: &State, offset: u64, len: u32, op: Op) {
-        let serving = state
-            .shell
-            .open
-            .and_then(|pool| self.directory.enter(pool));
+        let serving = state.shell.open.and_then(|pool| self.directory.enter(pool));
         let Some(serving) = serving else {
             return op.respond(Status::Busy.wire());
         };

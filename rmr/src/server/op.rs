@@ -243,7 +243,14 @@ pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
         for (index, request) in batch.requests().enumerate() {
             serving.runner.table.expect(slot);
             // At most MAX_BATCH.
-            waits |= !start(&serving, batch.header(), &request, slot, index as u32, &data);
+            waits |= !start(
+                &serving,
+                batch.header(),
+                &request,
+                slot,
+                index as u32,
+                &data,
+            );
         }
     });
     if waits {

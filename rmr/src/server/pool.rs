@@ -33,6 +33,7 @@ use rmr_proto::PoolName;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_sys::global::Global;
+use rmr_sys::rand;
 use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::time::sleep_ms;
@@ -145,7 +146,11 @@ impl Pool {
                 return;
             };
             if let Ok(runner) = registry.start(store, self.book.clone()) {
-                pr_info!("pool {}: member {} runs again\n", core::format_args!("{}", self.name), core::format_args!("{}", self.member));
+                pr_info!(
+                    "pool {}: member {} runs again\n",
+                    core::format_args!("{}", self.name),
+                    core::format_args!("{}", self.member)
+                );
                 self.current.lock().runner = Some(runner);
                 return;
             }
@@ -179,6 +184,8 @@ pub(crate) struct Registry {
     pools_dir: Dir<()>,
     directory: Arc<Directory>,
     table: Arc<Table>,
+    /// Another number in each run of the module.
+    pub(crate) salt: u32,
     /// Where members run.
     queue: Arc<Queue>,
     /// Where members that failed are started again.
@@ -215,6 +222,7 @@ impl Registry {
                 pools_dir,
                 directory,
                 table,
+                salt: rand::u64() as u32,
                 queue,
                 revivals,
                 inner <- new_mutex!(Inner {
@@ -298,7 +306,8 @@ impl Registry {
         )?;
         let file = crate::client::sysfs::file_name(name.as_str())?;
         let dir = Dir::in_dir(&self.pools_dir, &file, pool.clone(), &sysfs::POOL)?;
-        pool.book.open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
+        pool.book
+            .open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
         inner.entries.push(
             Entry {
                 pool: pool.clone(),
@@ -318,11 +327,7 @@ impl Registry {
             .iter()
             .position(|e| e.pool.name == *name)
             .ok_or(ENOENT)?;
-        if inner
-            .entries
-            .get(place)
-            .is_some_and(|e| e.pool.has_store())
-        {
+        if inner.entries.get(place).is_some_and(|e| e.pool.has_store()) {
             return Err(refuse!(
                 EBUSY,
                 "leave_pool: pool {} has a store on this node; remove the store first",

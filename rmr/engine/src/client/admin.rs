@@ -35,6 +35,12 @@ impl<M: Memory> Coordinator<M> {
                 }
                 Ok(())
             }
+            Admin::IoTimeout(span) => {
+                if let Some(options) = &mut self.options {
+                    options.io_timeout = span;
+                }
+                Ok(())
+            }
             Admin::Discard(id) => {
                 if let Some(peer) = self.peer(id) {
                     peer.discard = true;

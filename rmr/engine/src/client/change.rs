@@ -286,7 +286,9 @@ impl<M: Memory> Coordinator<M> {
                 next.maintenance = next.maintenance.with(id);
             }
             Admin::Maintenance(id, false) => next.maintenance = next.maintenance.without(id),
-            Admin::Discard(_) | Admin::Force { .. } | Admin::OnNoData(_) => return None,
+            Admin::Discard(_) | Admin::Force { .. } | Admin::OnNoData(_) | Admin::IoTimeout(_) => {
+                return None
+            }
         }
         Some(())
     }

@@ -42,7 +42,6 @@ pub use flights::Sending;
 pub use flights::Start;
 pub use flights::Ticket;
 
-use crate::retry::Cause;
 use crate::time::Nanos;
 use crate::time::Time;
 use rmr_proto::Control;
@@ -104,6 +103,15 @@ pub struct Random {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Failure;
 
+/// How a copy of a request ended, if not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The member answered so.
+    Answer(Status),
+    /// No answer: the connection is gone or could not be used. The member may have executed it.
+    Transport,
+}
+
 /// A command of the administrator. Each is answered by one [`Action::Admin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Admin {
@@ -126,6 +134,8 @@ pub enum Admin {
     },
     /// What becomes of IO while no member has the data.
     OnNoData(OnNoData),
+    /// How long a request may wait for one member.
+    IoTimeout(Nanos),
 }
 
 /// Something happened.

@@ -32,6 +32,8 @@ use rmr_proto::Status;
 const PING: Nanos = SECOND;
 /// The same for a member that is catching up.
 const PROGRESS: Nanos = 100 * MILLISECOND;
+/// Longest time that IO waits for a connection to come back.
+const GRACE: Nanos = SECOND;
 /// After so many looks, each a quarter of `io_timeout` apart, a request hangs.
 const LOOKS: u32 = 4;
 
@@ -97,9 +99,9 @@ impl<M: Memory> Coordinator<M> {
         }
     }
 
-    /// How long a receiver may be without connection.
+    /// How long a receiver may be without connection: the transport has tried before it said so.
     fn grace(&self) -> Nanos {
-        self.io_timeout() >> 2
+        (self.io_timeout() >> 2).min(GRACE)
     }
 
     /// Queries to members that may be taken back, pings to the others.
