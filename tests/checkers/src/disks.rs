@@ -28,6 +28,9 @@
 //! says anything. So for such a member, as `m` and as keeper of a D, its log counts as well. The log of a member that is
 //! up does not count: nothing would ever make suspects of it.
 //!
+//! A sector that a member itself answers as unreadable (R17) is no copy: nobody gets what it holds, so that does not matter until
+//! the member answers it again. That what it gets then is right is for this rule, that nothing is read meanwhile for `history`.
+//!
 //! *In sync implies equal*: when nothing is in flight, the members in sync hold the same, but for what is marked as above.
 //!
 //! Not here: whether the content is the right one (`history`).
@@ -204,6 +207,8 @@ pub struct Disks {
     touched: Vec<u64>,
     /// By chunk.
     differing: BTreeMap<u64, Differing>,
+    /// Sectors that each member answers as unreadable; nothing for one that never had any.
+    unreadable: BTreeMap<u8, Vec<u64>>,
 }
 
 impl Disks {
@@ -226,6 +231,7 @@ impl Disks {
             installing: Vec::new(),
             touched: Vec::new(),
             differing: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
         }
     }
 
@@ -234,6 +240,25 @@ impl Disks {
         if self.copy(member).set(sector, value) != value {
             self.changed(sector);
         }
+    }
+
+    /// The sectors that a member answers as unreadable; of one that is not up, that it will.
+    pub fn unreadable(&mut self, member: u8, sectors: &[u64]) {
+        let known = self.unreadable.get(&member).map_or(&[][..], Vec::as_slice);
+        if known == sectors {
+            return;
+        }
+        let old: BTreeSet<u64> = known.iter().copied().collect();
+        let new: BTreeSet<u64> = sectors.iter().copied().collect();
+        self.unreadable.insert(member, sectors.to_vec());
+        for &sector in old.symmetric_difference(&new) {
+            self.changed(sector);
+        }
+    }
+
+    fn can_read(&self, member: u8, sector: u64) -> bool {
+        let unreadable = self.unreadable.get(&member);
+        unreadable.is_none_or(|sectors| !sectors.contains(&sector))
     }
 
     /// The member has another disk, all zero.
@@ -299,6 +324,9 @@ impl Disks {
         self.may_be(roles);
         for sector in self.known_sectors() {
             for member in members(roles.in_sync & self.roles.table) {
+                if !self.can_read(member, sector) {
+                    continue;
+                }
                 let value = self.value(member, sector);
                 let state = self.sectors.entry(sector);
                 if state.candidates().all(|candidate| candidate != value) {
@@ -330,9 +358,14 @@ impl Disks {
         self.configured(roles);
         for sector in self.known_sectors() {
             let mut held: Vec<u64> = members(roles.in_sync & roles.table)
+                .filter(|&member| self.can_read(member, sector))
                 .map(|member| self.value(member, sector))
                 .collect();
             held.dedup();
+            if held.is_empty() {
+                // Nobody can say what it is, so it stays what it may be.
+                continue;
+            }
             let state = self.sectors.entry(sector);
             let still_running = &self.writes;
             state.open.retain(|(op, _)| still_running.contains_key(op));
@@ -391,6 +424,7 @@ impl Disks {
             for sector in differing.sectors() {
                 let here = members(self.roles.in_sync & self.roles.table);
                 let clean: Vec<u8> = here
+                    .filter(|&member| self.can_read(member, sector))
                     .filter(|&member| self.marked(member, chunk, self.roles, marks) == Mark::None)
                     .collect();
                 let Some(first) = clean.first() else { continue };
@@ -457,7 +491,8 @@ impl Disks {
     fn changed(&mut self, sector: u64) {
         let chunk = self.chunk_of(sector);
         self.look_at(chunk);
-        let mut values = members(self.roles.table).map(|member| self.value(member, sector));
+        let readable = members(self.roles.table).filter(|&member| self.can_read(member, sector));
+        let mut values = readable.map(|member| self.value(member, sector));
         let differs = match self.sectors.get(sector) {
             Some(state) => {
                 values.any(|value| state.candidates().any(|candidate| candidate != value))
@@ -485,7 +520,10 @@ impl Disks {
             }
         }
         let holders = |content| {
-            let equal = |member: &u8| values.get(usize::from(member - 1)) == Some(&content);
+            let equal = |member: &u8| {
+                values.get(usize::from(member - 1)) == Some(&content)
+                    || !self.can_read(*member, sector)
+            };
             let table = members(self.roles.table).filter(equal);
             table.fold(0, |set, member| set | crate::bit(member))
         };

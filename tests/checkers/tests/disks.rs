@@ -84,6 +84,20 @@ fn a_missed_write_is_marked_by_all_in_sync() {
 }
 
 #[test]
+fn what_cannot_be_read_is_no_copy() {
+    let (mut disks, marks) = (missed(), Sets::default());
+    disks.unreadable(3, &[9]);
+    assert_eq!(rule(disks.check_touched(0, &marks)), None);
+    assert_eq!(rule(disks.check_equal(0, &marks)), None);
+    // It is of no use to a first configuration, and what the others hold stays right.
+    disks.attached(roles(0b100, 0));
+    assert_eq!(rule(disks.check_equal(0, &marks)), None);
+    // Forgotten, but not written.
+    disks.unreadable(3, &[8]);
+    assert_eq!(rule(disks.check_touched(0, &marks)), Some(Rule::Unmarked));
+}
+
+#[test]
 fn or_by_itself() {
     let mut marks = Sets::default();
     marks.dirty.insert((3, 3, 1));
