@@ -362,6 +362,11 @@ impl Observer {
         self.disks.wrote(member, sector, value);
     }
 
+    /// Sectors that a member answers as unreadable.
+    pub fn unreadable(&mut self, member: u8, sectors: &[u64]) {
+        self.disks.unreadable(member, sectors);
+    }
+
     /// Sectors of a member's disk hold again what they held before.
     pub fn lost(&mut self, now: Nanos, member: u8, sectors: Option<Vec<u64>>) {
         if sectors.as_ref().is_none_or(|sectors| !sectors.is_empty()) {

@@ -149,8 +149,7 @@ impl World {
         self.release();
         self.env.plan_network();
         self.judge();
-        let now = self.env.now();
-        self.env.observer.check(now, &Remembered(&self.nodes));
+        self.check_marks();
         if !self.env.observer.violations().is_empty() || !self.env.wrong.is_empty() {
             return false;
         }
@@ -546,6 +545,15 @@ impl World {
             self.env.figures.faults += 1;
             self.fault(fault);
         }
+    }
+
+    /// Lets the checkers look at disks and marks.
+    pub(crate) fn check_marks(&mut self) {
+        let now = self.env.now();
+        for (&member, node) in &self.nodes {
+            self.env.observer.unreadable(member, &node.unreadable());
+        }
+        self.env.observer.check(now, &Remembered(&self.nodes));
     }
 
     fn fault(&mut self, fault: Planned) {
