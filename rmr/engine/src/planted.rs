@@ -224,11 +224,11 @@ bugs! {
     /// What is fetched replaces what was known to be dirty.
     ReplaceBitmap = 0, MARKS;
     /// R17: after a restart nobody knows any more what could not be read.
-    ForgetUnreadable = 0, DATA;
+    ForgetUnreadable = 1000, DATA;
     /// R17: what is old because nobody could read it is served.
-    ServeUnreadable = 0, DATA;
+    ServeUnreadable = 250, DATA;
     /// R17: what nobody could read is not written down.
-    UnreadableUnwritten = 0, DATA;
+    UnreadableUnwritten = 1000, DATA;
     /// R17: a write to what nobody could read is answered before that is off the list on disk.
     AnswerWhileListed = 0, DATA;
     /// R17: what was written leaves the list before it is stable.

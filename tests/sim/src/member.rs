@@ -435,6 +435,11 @@ impl Node {
         }
     }
 
+    /// Sectors of its disk cannot be read until they are written.
+    pub fn kill_sectors(&mut self, sectors: std::ops::Range<u64>) {
+        self.device.disk.kill_sectors(sectors);
+    }
+
     /// What its disk holds.
     pub fn value(&self, sector: u64) -> u64 {
         self.device.disk.value(sector)
