@@ -223,6 +223,16 @@ bugs! {
     ProveUnflushed = 2000, STABLE;
     /// What is fetched replaces what was known to be dirty.
     ReplaceBitmap = 0, MARKS;
+    /// R17: after a restart nobody knows any more what could not be read.
+    ForgetUnreadable = 1000, DATA;
+    /// R17: what is old because nobody could read it is served.
+    ServeUnreadable = 250, DATA;
+    /// R17: what nobody could read is not written down.
+    UnreadableUnwritten = 1000, DATA;
+    /// R17: a write to what nobody could read is answered before that is off the list on disk.
+    AnswerWhileListed = 0, DATA;
+    /// R17: what was written leaves the list before it is stable.
+    UnlistUnflushed = 0, DATA;
     /// A change of the log is not written.
     LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.

@@ -1010,6 +1010,43 @@ fn a_witness_that_restarted_is_asked_once() {
     assert!(world.config().receivers().contains(id(1)));
 }
 
+/// Who promises while others install does not count as one that has.
+#[test]
+fn a_witness_that_was_not_asked_does_not_count() {
+    let mut world = World::attach(6, Quorum::Majority);
+    world.event(Event::Admin(Admin::Maintenance(id(4), true)));
+    world.cut(5);
+    world.cut(6);
+    world.run(3 * SECOND);
+    // Without the third there is a majority only if the fourth promises, and keeps configurations.
+    world.cut(3);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.member(2).suspects = vec![Run::new(5, 1)];
+    world.restart(3);
+    world.run(3 * SECOND);
+    assert_eq!(world.config().catching_up, set(&[2, 3]));
+    let call = |world: &World, of: u32| {
+        let mut calls = world.shell.calls.iter();
+        calls.find(|(to, _)| *to == id(of)).unwrap().1
+    };
+    // It takes long to promise.
+    world.member(5).mute = Some(Kind::Promise);
+    world.restart(5);
+    world.run(SECOND / 4);
+    let promise = call(&world, 5);
+    world.member(3).mute = Some(Kind::Install);
+    world.member(4).answer = Some((Kind::Install, Status::Io));
+    world.event(Event::Admin(Admin::Maintenance(id(6), true)));
+    let late = Queued::Reply(promise, id(5), Kind::Promise, Status::Ok);
+    world.shell.queue.push_back(late);
+    world.follow();
+    let install = Queued::Reply(call(&world, 3), id(3), Kind::Install, Status::Ok);
+    world.shell.queue.push_back(install);
+    world.follow();
+    assert_eq!(world.shell.answers[1..], [Err(Refusal::Missing(set(&[4])))]);
+}
+
 /// Member 2 is started so often that its incarnation says nothing.
 fn put_back(world: &mut World, old: MemberReport) {
     world.member(2).report = old;

@@ -200,6 +200,46 @@ fn crash_after_crash() {
     rig.check();
 }
 
+/// R17: what no member can read is on the list before its chunk counts as current, and off it when a write to it is answered.
+#[test]
+fn unreadable() {
+    const BLOCK: u64 = 5 * 16 + 3;
+    let mut rig = serving(8);
+    rig.promise(2);
+    rig.merge(&[mark(5, 1, &[1])]);
+    rig.look_at(BLOCK, false);
+    rig.install(2, &[2], &[1], &three(), true);
+    rig.resync();
+    rig.install(3, &[1, 2], &[], &three(), false);
+    assert!(rig.is_listed(BLOCK));
+    assert_eq!(rig.write(1, 300, 0), Status::Ok);
+    assert!(rig.is_listed(BLOCK));
+    assert_eq!(rig.write_block(2, BLOCK, 1), Status::Ok);
+    assert!(!rig.is_listed(BLOCK));
+    rig.check();
+}
+
+/// R17: what was on the list and could be read after all.
+#[test]
+fn unreadable_and_pulled_again() {
+    const BLOCK: u64 = 5 * 16;
+    let mut rig = serving(8);
+    rig.promise(2);
+    rig.merge(&[mark(5, 1, &[1])]);
+    rig.look_at(BLOCK, false);
+    rig.install(2, &[2], &[1], &three(), true);
+    rig.resync();
+    let mut rig = rig.crash();
+    assert!(rig.is_listed(BLOCK));
+    rig.promise(3);
+    rig.merge(&[mark(5, 1, &[1])]);
+    rig.look_at(BLOCK, true);
+    rig.install(3, &[2], &[1], &three(), true);
+    rig.resync();
+    assert!(!rig.is_listed(BLOCK));
+    rig.check();
+}
+
 /// What these tests are worth: each of these bugs is found by one of them.
 #[cfg(planted)]
 #[test]
@@ -216,6 +256,8 @@ fn planted_bugs() {
         replace,
         attach_again,
         crash_after_crash,
+        unreadable,
+        unreadable_and_pulled_again,
     ];
     let found = |bug| {
         plant(Some(bug));
@@ -235,6 +277,10 @@ fn planted_bugs() {
         Bug::NoPages,
         Bug::OneCopy,
         Bug::RepairLast,
+        Bug::ForgetUnreadable,
+        Bug::UnreadableUnwritten,
+        Bug::AnswerWhileListed,
+        Bug::UnlistUnflushed,
     ] {
         assert!(found(bug), "{bug:?} is not found");
     }

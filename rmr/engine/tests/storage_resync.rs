@@ -20,6 +20,7 @@ use rmr_engine::storage::Verdict;
 use rmr_engine::sync::HostLock;
 use rmr_engine::time::Time;
 use rmr_proto::Ask;
+use rmr_proto::BadBlock;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Crc32c;
@@ -172,6 +173,8 @@ struct Node {
     sent: VecDeque<(u64, usize, Header, Wanted)>,
     /// Calls that are not answered, until the connection is closed.
     hung: Vec<(u64, usize)>,
+    /// Blocks that its disk cannot read.
+    bad: Vec<u64>,
     /// What an answer brought that is being written.
     pulled: BTreeMap<u64, u64>,
     reply: Option<(Status, Vec<Run>, Option<Progress>)>,
@@ -226,6 +229,7 @@ impl Node {
             serving: None,
             sent: VecDeque::new(),
             hung: Vec::new(),
+            bad: Vec::new(),
             pulled: BTreeMap::new(),
             reply: None,
             flushes: 0,
@@ -432,11 +436,16 @@ impl World {
             match verdict {
                 Verdict::Execute => {
                     node.data[chunk as usize] = self.seq;
-                    node.shared
-                        .finish(Seq(self.seq), self.status, |_: u64| panic!("nobody joined"));
-                    return;
+                    let answer = node
+                        .shared
+                        .finish(&request, self.status, |_: u64| panic!("nobody joined"));
+                    if answer {
+                        return;
+                    }
+                    node.event(Event::Waiting);
                 }
                 Verdict::Wait => node.event(Event::Waiting),
+                Verdict::Done(Status::Ok) => return,
                 other => panic!("{other:?}"),
             }
         }
@@ -479,6 +488,17 @@ impl World {
                     result: Ok(PeerAnswer::Page(page)),
                 });
             }
+            Ok(PeerDo::Read { offset, len })
+                if source
+                    .bad
+                    .iter()
+                    .any(|bad| (offset..offset + u64::from(len)).contains(&(bad * 4096))) =>
+            {
+                self.nodes[of].event(Event::PeerReply {
+                    call,
+                    result: Err(Status::Medium),
+                });
+            }
             Ok(PeerDo::Read { offset, .. }) => {
                 let value = source.data[(offset / CHUNK) as usize];
                 self.nodes[of].pulled.insert(call, value);
@@ -493,6 +513,52 @@ impl World {
             }),
         }
         true
+    }
+
+    /// What comes of a read of a block.
+    fn read(&self, of: usize, block: u64) -> Result<(), Status> {
+        let node = &self.nodes[of];
+        let header = Header {
+            pool: POOL,
+            member: id(of),
+            incarnation: node.member.incarnation(),
+            generation: GENERATION,
+            epoch: self.config.epoch,
+            watermark: Seq(self.seq),
+        };
+        let request = Request {
+            op: Op::Read,
+            flags: Flags::EMPTY,
+            seq: Seq::NONE,
+            offset: block * 4096 + 512,
+            len: 1024,
+            data_offset: 0,
+        };
+        node.shared.read(&node.serving.unwrap(), &header, &request)
+    }
+
+    /// Takes a member back, and puts it in sync.
+    fn take_back(&mut self, of: usize) {
+        let (rest, nobody) = (self.others(of), MemberSet::EMPTY);
+        self.promise(of);
+        let back = MemberSet::only(id(of));
+        assert_eq!(self.install(rest, back, back), Status::Ok);
+        self.ping(of);
+        for _ in 0..10_000 {
+            if !self.answer(of) && self.nodes[of].progress() == Progress::Ready {
+                break;
+            }
+        }
+        assert_eq!(self.install(rest.with(id(of)), nobody, nobody), Status::Ok);
+    }
+
+    /// A member crashes, and is absent.
+    fn crash(&mut self, of: usize) {
+        let node = self.nodes.remove(of);
+        let node = Node::start(of, node.pages, node.data, POOL);
+        self.nodes.insert(of, node);
+        let (rest, nobody) = (self.others(of), MemberSet::EMPTY);
+        assert_eq!(self.install(rest, nobody, nobody), Status::Ok);
     }
 
     /// The members but these.
@@ -762,4 +828,55 @@ fn a_failed_write_and_a_full_log() {
         world.write(chunk);
     }
     assert!(world.nodes[0].flushes > 0);
+}
+
+/// R17: what no member can read does not keep a member out of sync; it is answered as unreadable, also to members and after
+/// a restart, until it is written. All else is there.
+#[test]
+fn what_nobody_can_read() {
+    const BLOCKS: u64 = CHUNK / 4096;
+    let mut world = World::new(3);
+    for chunk in 0..CHUNKS {
+        world.write(chunk);
+    }
+    let (rest, nobody) = (world.others(2), MemberSet::EMPTY);
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    world.write(6);
+    world.write(9);
+    // Of chunk 6 the first and the last block, of chunk 9 one here and one there.
+    let (first, last) = (6 * BLOCKS, 7 * BLOCKS - 1);
+    world.nodes[0].bad = vec![first, last, 9 * BLOCKS];
+    world.nodes[1].bad = vec![first, last, 9 * BLOCKS + 1];
+    world.take_back(2);
+    assert_eq!(world.nodes[2].data, world.truth);
+    let unreadable = |world: &World| -> Vec<u64> {
+        (0..CHUNKS * BLOCKS)
+            .filter(|block| world.read(2, *block) == Err(Status::Medium))
+            .collect()
+    };
+    assert_eq!(unreadable(&world), [first, last]);
+    // A member that needs the chunk does not get what is old.
+    world.crash(0);
+    world.nodes[0].bad.clear();
+    world.nodes[1].bad = vec![last];
+    world.write(6);
+    assert_eq!(unreadable(&world), [last]);
+    world.take_back(0);
+    assert_eq!(world.read(0, last), Err(Status::Medium));
+    assert_eq!(world.read(0, first), Ok(()));
+    // It is not forgotten, nor is what was written since.
+    world.crash(2);
+    world.take_back(2);
+    assert_eq!(unreadable(&world), [last]);
+    assert!(world.nodes[2].shared.unreadable().eq([BadBlock {
+        block: last,
+        sectors: 0xff,
+    }]));
+    // What one can read again comes back with the next pull of the chunk.
+    world.crash(2);
+    world.write(6);
+    world.nodes[1].bad.clear();
+    world.take_back(2);
+    assert_eq!(unreadable(&world), []);
+    assert_eq!(world.read(0, last), Err(Status::Medium));
 }

@@ -43,6 +43,8 @@ pub struct EpochRecord {
     pub installed: Option<Config>,
     /// The whole store is suspect (R14), until a configuration that carries this is persisted.
     pub suspect_all: bool,
+    /// The list of unreadable sectors is what its page says; else it is empty, whatever is in its place.
+    pub unreadable: bool,
     /// Members whose dirty bitmap is what its pages say. That of any other member is empty, or all set, whatever is in
     /// its place: so to empty it takes only this record, and a new store needs no pages.
     pub bitmaps: MemberSet,
@@ -66,6 +68,7 @@ struct RawEpoch {
 const _: () = assert!(size_of::<RawEpoch>() == 1144);
 
 const SUSPECT_ALL: u32 = 1;
+const UNREADABLE: u32 = 2;
 
 impl EpochRecord {
     /// Writes the copy of the record that belongs to the place `at` of `store` into `buf`. `sequence` is
@@ -83,7 +86,10 @@ impl EpochRecord {
             incarnation: U64::new(self.incarnation.0),
             promised: U64::new(self.promised.number),
             promised_nonce: U64::new(self.promised.nonce),
-            flags: U32::new(if self.suspect_all { SUSPECT_ALL } else { 0 }),
+            flags: U32::new(
+                if self.suspect_all { SUSPECT_ALL } else { 0 }
+                    | if self.unreadable { UNREADABLE } else { 0 },
+            ),
             bitmaps: U32::new(self.bitmaps.bits()),
             all_dirty: U32::new(self.all_dirty.bits()),
             reserved: U32::ZERO,
@@ -167,7 +173,7 @@ impl<'a> Image<'a> {
     fn get(&self) -> Result<EpochRecord, RecordError> {
         let raw = self.0;
         let flags = raw.flags.get();
-        if raw.reserved.get() != 0 || flags & !SUSPECT_ALL != 0 {
+        if raw.reserved.get() != 0 || flags & !(SUSPECT_ALL | UNREADABLE) != 0 {
             return Err(RecordError::Reserved);
         }
         let mut record = EpochRecord {
@@ -178,6 +184,7 @@ impl<'a> Image<'a> {
             },
             installed: Some(Config::BLANK),
             suspect_all: flags & SUSPECT_ALL != 0,
+            unreadable: flags & UNREADABLE != 0,
             bitmaps: MemberSet::from_bits(raw.bitmaps.get()),
             all_dirty: MemberSet::from_bits(raw.all_dirty.get()),
         };

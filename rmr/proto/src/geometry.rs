@@ -18,6 +18,9 @@ use zerocopy_derive::Unaligned;
 /// Unit of volume sizes and of partial validity, in bytes.
 pub const BLOCK_BYTES: u64 = 4096;
 
+/// Binary logarithm of [`BLOCK_BYTES`].
+pub const BLOCK_SHIFT: u32 = BLOCK_BYTES.trailing_zeros();
+
 /// Largest volume, in bytes: offsets must fit the signed 64-bit numbers of the block layer.
 pub const MAX_VOLUME_BYTES: u64 = i64::MAX as u64 & !(BLOCK_BYTES - 1);
 

@@ -247,6 +247,12 @@ impl Layout {
         Some(places(self.log.map(|all| all.offset + page * RECORD)))
     }
 
+    /// Both copies of the list of unreadable sectors: behind the pages of the activity log, in its area.
+    pub fn unreadable(&self) -> [Place; 2] {
+        // Inside the area, which has far more pages than the log.
+        places(self.log.map(|all| all.offset + LOG_PAGES as u64 * RECORD))
+    }
+
     /// Pages of a dirty bitmap.
     pub fn bitmap_pages(&self) -> u64 {
         bitmap_pages(&self.geometry)

@@ -40,6 +40,7 @@ mod status;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod unreadable;
 
 pub use batch::Batch;
 pub use batch::BatchEncoder;
@@ -65,6 +66,7 @@ pub use geometry::Geometry;
 pub use geometry::GeometryError;
 pub use geometry::RangeError;
 pub use geometry::BLOCK_BYTES;
+pub use geometry::BLOCK_SHIFT;
 pub use geometry::MAX_VOLUME_BYTES;
 pub use header::Header;
 pub use header::Kind;
@@ -137,3 +139,7 @@ pub use scan::Scan;
 pub use status::Status;
 pub use superblock::StoreState;
 pub use superblock::Superblock;
+pub use unreadable::BadBlock;
+pub use unreadable::UnreadablePage;
+pub use unreadable::UNREADABLE_BLOCKS;
+pub use unreadable::UNREADABLE_SLOTS;

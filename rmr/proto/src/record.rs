@@ -47,6 +47,8 @@ pub enum RecordKind {
     Log = 4,
     /// [`BitmapPage`](crate::BitmapPage).
     Bitmap = 5,
+    /// [`UnreadablePage`](crate::UnreadablePage).
+    Unreadable = 6,
 }
 
 /// Where one copy of a record is.

@@ -15,14 +15,21 @@
 //! * in `D[s]` of `m`, of a member `s` in sync, while `m` itself receives nothing: what `m` knows that `s` missed. When `m` is taken
 //!   back, that goes into its own D before it counts as a copy (finding 16), and until then nobody reads it; or
 //!
-//! * while `m` is not in sync: in what a member in sync would report as suspect now. Who catches up may pull what a member in sync
-//!   was sent, before it is sent that itself, and prove it. An attach has all members in sync, and puts the suspects of each into D of
-//!   all others but the source (R15); and before one of them is dropped, the chunks of all that is in flight go into D of
-//!   everybody who is not in sync.
+//! * while `m` catches up, and holds one of the other possible contents: in what a member in sync would report as suspect now. Who
+//!   catches up may pull what a member in sync was sent, before it is sent that itself, and prove it. An attach has all members in
+//!   sync, and puts the suspects of each into D of all others but the source (R15); and before `m` or one of them is dropped, the
+//!   chunks of all that is in flight go into D of everybody who is not in sync. So this excuses neither who receives nothing, nor
+//!   who holds what nobody can have sent.
+//!
+//! Of an attach, who counts as in sync and who is in the table are those of what it installs: it may leave out a member, as a
+//! change of the table does that was not completed, and then nobody marks for that one.
 //!
 //! A member that is not up will make suspects of all its activity log, and put that into its D of all others, before it
 //! says anything. So for such a member, as `m` and as keeper of a D, its log counts as well. The log of a member that is
 //! up does not count: nothing would ever make suspects of it.
+//!
+//! A sector that a member itself answers as unreadable (R17) is no copy: nobody gets what it holds, so that does not matter until
+//! the member answers it again. That what it gets then is right is for this rule, that nothing is read meanwhile for `history`.
 //!
 //! *In sync implies equal*: when nothing is in flight, the members in sync hold the same, but for what is marked as above.
 //!
@@ -53,6 +60,17 @@ pub trait Marks {
     fn receives(&self, member: u8) -> bool;
     /// The extent of the chunk is in the activity log on the disk of `member`.
     fn logged(&self, member: u8, chunk: u64) -> bool;
+}
+
+/// Who is what in a configuration, as sets of members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Roles {
+    /// Members of the pool.
+    pub table: u32,
+    /// Those that have all that was completed.
+    pub in_sync: u32,
+    /// Those that are sent all that is new.
+    pub catching_up: u32,
 }
 
 /// Size of a volume.
@@ -129,25 +147,39 @@ impl Hash for Differing {
 
 /// Which members' differences are remembered, asked for only where it matters.
 struct Unmarked<F> {
+    table: u32,
     asked: u32,
     marked: u32,
+    told: u32,
     ask: F,
 }
 
-impl<F: Fn(u8) -> bool> Unmarked<F> {
-    /// Whether all of these are marked.
-    fn excuses(&mut self, all: u32) -> bool {
+impl<F: Fn(u8) -> Mark> Unmarked<F> {
+    /// Whether all of these are marked, where those in `possible` hold what may have been sent.
+    fn excuses(&mut self, all: u32, possible: u32) -> bool {
+        let all = all & self.table;
         for member in members(all & !self.asked) {
-            if (self.ask)(member) {
-                self.marked |= crate::bit(member);
+            match (self.ask)(member) {
+                Mark::Itself => self.marked |= crate::bit(member),
+                Mark::Told => self.told |= crate::bit(member),
+                Mark::None => {}
             }
             self.asked |= crate::bit(member);
-            if !contains(self.marked, member) {
+            if !contains(self.marked | self.told & possible, member) {
                 return false;
             }
         }
-        all & !self.marked == 0
+        all & !(self.marked | self.told & possible) == 0
     }
+}
+
+/// How a difference is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    None,
+    /// As a suspect of somebody else, which counts only for what may have been sent.
+    Told,
+    Itself,
 }
 
 /// An application's write.
@@ -167,15 +199,16 @@ pub struct Disks {
     copies: Vec<Sectors<u64>>,
     sectors: Sectors<Sector>,
     writes: BTreeMap<u64, Written>,
-    in_sync: u32,
-    /// In-sync sets that some, not all, of their receivers have persisted.
-    installing: Vec<u32>,
-    /// Members in the table.
-    table: u32,
+    /// Of the last complete configuration.
+    roles: Roles,
+    /// Of those that some, not all, of their receivers have persisted.
+    installing: Vec<Roles>,
     /// Chunks to be looked at, in any order, some more than once.
     touched: Vec<u64>,
     /// By chunk.
     differing: BTreeMap<u64, Differing>,
+    /// Sectors that each member answers as unreadable; nothing for one that never had any.
+    unreadable: BTreeMap<u8, Vec<u64>>,
 }
 
 impl Disks {
@@ -190,11 +223,15 @@ impl Disks {
             copies: Vec::new(),
             sectors: Sectors::new(),
             writes: BTreeMap::new(),
-            in_sync: table,
+            roles: Roles {
+                table,
+                in_sync: table,
+                catching_up: 0,
+            },
             installing: Vec::new(),
-            table,
             touched: Vec::new(),
             differing: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
         }
     }
 
@@ -205,18 +242,29 @@ impl Disks {
         }
     }
 
-    /// The member has another disk, all zero.
-    pub fn replaced(&mut self, member: u8) {
-        let old = std::mem::take(self.copy(member));
-        for (sector, _) in old.iter() {
+    /// The sectors that a member answers as unreadable; of one that is not up, that it will.
+    pub fn unreadable(&mut self, member: u8, sectors: &[u64]) {
+        let known = self.unreadable.get(&member).map_or(&[][..], Vec::as_slice);
+        if known == sectors {
+            return;
+        }
+        let old: BTreeSet<u64> = known.iter().copied().collect();
+        let new: BTreeSet<u64> = sectors.iter().copied().collect();
+        self.unreadable.insert(member, sectors.to_vec());
+        for &sector in old.symmetric_difference(&new) {
             self.changed(sector);
         }
     }
 
-    /// The table has these members now. What the others hold is of no interest.
-    pub fn table(&mut self, table: u32) {
-        self.table = table;
-        for sector in self.known_sectors() {
+    fn can_read(&self, member: u8, sector: u64) -> bool {
+        let unreadable = self.unreadable.get(&member);
+        unreadable.is_none_or(|sectors| !sectors.contains(&sector))
+    }
+
+    /// The member has another disk, all zero.
+    pub fn replaced(&mut self, member: u8) {
+        let old = std::mem::take(self.copy(member));
+        for (sector, _) in old.iter() {
             self.changed(sector);
         }
     }
@@ -253,10 +301,16 @@ impl Disks {
         self.writes.remove(&op);
     }
 
-    /// The first of the receivers of a configuration with this in-sync set has persisted it.
-    pub fn installing(&mut self, in_sync: u32) {
-        if !self.installing.contains(&in_sync) {
-            self.installing.push(in_sync);
+    /// The first of the receivers of a configuration has persisted it. The table stays what it is until it is complete: who was
+    /// to leave is dropped if it never is, and has to be marked then.
+    pub fn installing(&mut self, roles: Roles) {
+        let table = self.roles.table;
+        self.may_be(Roles { table, ..roles });
+    }
+
+    fn may_be(&mut self, roles: Roles) {
+        if !self.installing.contains(&roles) {
+            self.installing.push(roles);
         }
     }
 
@@ -266,10 +320,13 @@ impl Disks {
     /// They may have lost what was completed and not stable, and from this moment on do not call it suspect any more:
     /// the others have been told. Whether they may have lost it is for `history` to say. If this attach never
     /// completes, the next one decides anew.
-    pub fn attaching(&mut self, in_sync: u32) {
-        self.installing(in_sync);
+    pub fn attaching(&mut self, roles: Roles) {
+        self.may_be(roles);
         for sector in self.known_sectors() {
-            for member in members(in_sync & self.table) {
+            for member in members(roles.in_sync & self.roles.table) {
+                if !self.can_read(member, sector) {
+                    continue;
+                }
                 let value = self.value(member, sector);
                 let state = self.sectors.entry(sector);
                 if state.candidates().all(|candidate| candidate != value) {
@@ -280,23 +337,35 @@ impl Disks {
         }
     }
 
-    /// A configuration with this in-sync set is complete.
-    pub fn configured(&mut self, in_sync: u32) {
-        self.in_sync = in_sync;
+    /// A configuration is complete. What those hold that are not in its table is of no interest.
+    pub fn configured(&mut self, roles: Roles) {
+        let table = self.roles.table;
+        self.roles = roles;
         self.installing.clear();
-        self.touched.extend(self.differing.keys());
+        if roles.table == table {
+            self.touched.extend(self.differing.keys());
+            return;
+        }
+        for sector in self.known_sectors() {
+            self.changed(sector);
+        }
     }
 
     /// The first configuration of a generation is complete: what its in-sync members hold is the content.
     ///
     /// Where they differ, which a mark must excuse, it is one of what they hold.
-    pub fn attached(&mut self, in_sync: u32) {
-        self.configured(in_sync);
+    pub fn attached(&mut self, roles: Roles) {
+        self.configured(roles);
         for sector in self.known_sectors() {
-            let mut held: Vec<u64> = members(in_sync & self.table)
+            let mut held: Vec<u64> = members(roles.in_sync & roles.table)
+                .filter(|&member| self.can_read(member, sector))
                 .map(|member| self.value(member, sector))
                 .collect();
             held.dedup();
+            if held.is_empty() {
+                // Nobody can say what it is, so it stays what it may be.
+                continue;
+            }
             let state = self.sectors.entry(sector);
             let still_running = &self.writes;
             state.open.retain(|(op, _)| still_running.contains_key(op));
@@ -353,9 +422,10 @@ impl Disks {
         self.check_all(time, marks)?;
         for (&chunk, differing) in &self.differing {
             for sector in differing.sectors() {
-                let here = members(self.in_sync & self.table);
+                let here = members(self.roles.in_sync & self.roles.table);
                 let clean: Vec<u8> = here
-                    .filter(|&member| !self.marked(member, chunk, self.in_sync, marks))
+                    .filter(|&member| self.can_read(member, sector))
+                    .filter(|&member| self.marked(member, chunk, self.roles, marks) == Mark::None)
                     .collect();
                 let Some(first) = clean.first() else { continue };
                 let value = self.value(*first, sector);
@@ -421,7 +491,8 @@ impl Disks {
     fn changed(&mut self, sector: u64) {
         let chunk = self.chunk_of(sector);
         self.look_at(chunk);
-        let mut values = members(self.table).map(|member| self.value(member, sector));
+        let readable = members(self.roles.table).filter(|&member| self.can_read(member, sector));
+        let mut values = readable.map(|member| self.value(member, sector));
         let differs = match self.sectors.get(sector) {
             Some(state) => {
                 values.any(|value| state.candidates().any(|candidate| candidate != value))
@@ -443,14 +514,17 @@ impl Disks {
     /// For each possible content of a sector, the members that hold it.
     fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
         let mut values = [0; 32];
-        for member in members(self.table) {
+        for member in members(self.roles.table) {
             if let Some(value) = values.get_mut(usize::from(member - 1)) {
                 *value = self.value(member, sector);
             }
         }
         let holders = |content| {
-            let equal = |member: &u8| values.get(usize::from(member - 1)) == Some(&content);
-            let table = members(self.table).filter(equal);
+            let equal = |member: &u8| {
+                values.get(usize::from(member - 1)) == Some(&content)
+                    || !self.can_read(*member, sector)
+            };
+            let table = members(self.roles.table).filter(equal);
             table.fold(0, |set, member| set | crate::bit(member))
         };
         sets.clear();
@@ -477,17 +551,21 @@ impl Disks {
             }
             all
         });
-        let mut unmarked: Vec<_> = std::iter::once(&self.in_sync)
+        let mut unmarked: Vec<_> = std::iter::once(&self.roles)
             .chain(&self.installing)
-            .map(|&in_sync| Unmarked {
+            .map(|&roles| Unmarked {
+                table: roles.table & self.roles.table,
                 asked: 0,
                 marked: 0,
-                ask: move |member| self.marked(member, chunk, in_sync, marks),
+                told: 0,
+                ask: move |member| self.marked(member, chunk, roles, marks),
             })
             .collect();
         let mut fits = |sets: &Vec<u32>| {
-            let mut others = sets.iter().map(|set| self.table & !set);
-            others.any(|others| unmarked.iter_mut().any(|marks| marks.excuses(others)))
+            let possible = sets.iter().fold(0, |all, set| all | set);
+            let excused = |marks: &mut Unmarked<_>, set: u32| marks.excuses(!set, possible);
+            sets.iter()
+                .any(|&set| unmarked.iter_mut().any(|marks| excused(marks, set)))
         };
         if agreeing.iter().all(&mut fits) {
             return Ok(());
@@ -502,22 +580,30 @@ impl Disks {
         Err(Violation::new(Rule::Unmarked, time, what))
     }
 
-    /// Whether a difference of `member` in `chunk` is remembered, where these are the members in sync.
-    fn marked(&self, member: u8, chunk: u64, in_sync: u32, marks: &impl Marks) -> bool {
+    /// How a difference of `member` in `chunk` is remembered, where these are the roles.
+    fn marked(&self, member: u8, chunk: u64, roles: Roles, marks: &impl Marks) -> Mark {
+        let in_sync = roles.in_sync & roles.table & self.roles.table;
         let logged = |member| !marks.up(member) && marks.logged(member, chunk);
-        let mut keepers = members(in_sync & self.table & !crate::bit(member)).peekable();
+        let mut keepers = members(in_sync & !crate::bit(member)).peekable();
         let kept = keepers.peek().is_some()
             && keepers.all(|keeper| marks.dirty(keeper, member, chunk) || logged(keeper));
-        let told = !contains(in_sync, member)
-            && members(in_sync & self.table).any(|other| marks.suspect(other, chunk));
         let knows_better = !contains(in_sync, member)
             && !marks.receives(member)
-            && members(in_sync & self.table).any(|other| marks.dirty(member, other, chunk));
-        kept || marks.dirty(member, member, chunk)
+            && members(in_sync).any(|other| marks.dirty(member, other, chunk));
+        let itself = kept
+            || marks.dirty(member, member, chunk)
             || marks.suspect(member, chunk)
             || logged(member)
-            || knows_better
-            || told
+            || knows_better;
+        let told = || {
+            contains(roles.catching_up, member)
+                && members(in_sync).any(|other| marks.suspect(other, chunk))
+        };
+        match itself {
+            true => Mark::Itself,
+            false if told() => Mark::Told,
+            false => Mark::None,
+        }
     }
 
     fn describe(&self, sector: u64, marks: &impl Marks) -> String {
@@ -533,8 +619,8 @@ impl Disks {
                 op => format!(", or {value:#x} of #{op}"),
             };
         }
-        for member in members(self.table) {
-            let role = if contains(self.in_sync, member) {
+        for member in members(self.roles.table) {
+            let role = if contains(self.roles.in_sync, member) {
                 "in sync"
             } else {
                 "not in sync"
@@ -543,7 +629,7 @@ impl Disks {
                 "; member {member} ({role}) has {:#x}",
                 self.value(member, sector)
             );
-            let kept: Vec<String> = members(self.table)
+            let kept: Vec<String> = members(self.roles.table)
                 .filter(|&keeper| marks.dirty(keeper, member, chunk))
                 .map(|keeper| keeper.to_string())
                 .collect();

@@ -235,6 +235,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         promised: generation,
         installed: Some(config),
         suspect_all: true,
+        unreadable: true,
         bitmaps: MemberSet::only(id(1)?),
         all_dirty: MemberSet::only(id(2)?),
     };
@@ -246,6 +247,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     write("epoch", "installed", &buf)?;
     LogPage::encode::<Crc>(store, 1, at, [None, Some(7)], &mut buf)?;
     write("pages", "log", &buf)?;
+    let bad = BadBlock {
+        block: 9,
+        sectors: 0x81,
+    };
+    UnreadablePage::encode::<Crc>(store, 1, at, [None, Some(bad)], &mut buf)?;
+    write("pages", "unreadable", &buf)?;
     BitmapPage::encode::<Crc>(store, 1, at, [5; 9], &mut buf)?;
     write("pages", "bitmap", &buf)?;
     let superblock = Superblock {

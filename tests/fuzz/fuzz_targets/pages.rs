@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A page of the activity log or of a bitmap from a disk. What is accepted must be what would be written.
+//! A page of the activity log, of a bitmap or of the list of unreadable sectors from a disk. What is accepted must be what would be written.
 
 #![no_main]
 
@@ -10,6 +10,7 @@ use rmr_fuzz::Crc;
 use rmr_proto::BitmapPage;
 use rmr_proto::LogPage;
 use rmr_proto::Place;
+use rmr_proto::UnreadablePage;
 use rmr_proto::Uuid;
 use rmr_proto::RECORD_BYTES;
 
@@ -32,6 +33,12 @@ fuzz_target!(|data: &[u8]| {
     let bytes = seal_record(&data, 4, 1);
     if let Ok(v) = LogPage::parse::<Crc>(store, at, &bytes) {
         LogPage::encode::<Crc>(store, v.sequence, at, v.record.slots(), &mut buf)
+            .expect("an accepted page");
+        assert_eq!(buf[..], bytes);
+    }
+    let bytes = seal_record(&data, 6, 1);
+    if let Ok(v) = UnreadablePage::parse::<Crc>(store, at, &bytes) {
+        UnreadablePage::encode::<Crc>(store, v.sequence, at, v.record.slots(), &mut buf)
             .expect("an accepted page");
         assert_eq!(buf[..], bytes);
     }

@@ -194,7 +194,8 @@ impl Device {
 /// Place of the first page of a log among [`places`].
 const FIRST_PAGE: usize = 4;
 
-/// Offsets of all copies of records that are in use early: superblock, epoch record, first pages.
+/// Offsets of all copies of records that are in use early: superblock, epoch record, first pages; and of the list of
+/// unreadable sectors, last.
 fn places(layout: &Layout) -> Vec<u64> {
     let mut places: Vec<u64> = layout.superblock().iter().map(|at| at.offset).collect();
     places.extend(layout.epoch().iter().map(|at| at.offset));
@@ -206,6 +207,7 @@ fn places(layout: &Layout) -> Vec<u64> {
         let copies = layout.bitmap_page(member, 0).into_iter().flatten();
         places.extend(copies.map(|at| at.offset));
     }
+    places.extend(layout.unreadable().iter().map(|at| at.offset));
     places
 }
 

@@ -75,6 +75,8 @@ pub struct Disk {
     next: u64,
     /// Sectors of data that cannot be read until they are written.
     unreadable: BTreeSet<u64>,
+    /// Those of them that no time heals.
+    dead: BTreeSet<u64>,
     /// Sectors of data that cannot be written.
     unwritable: BTreeSet<u64>,
     /// Records of which one copy is damaged, by the place of the copy.
@@ -97,6 +99,7 @@ impl Disk {
             under_way: BTreeMap::new(),
             next: 0,
             unreadable: BTreeSet::new(),
+            dead: BTreeSet::new(),
             unwritable: BTreeSet::new(),
             damaged: BTreeSet::new(),
             outdated: BTreeSet::new(),
@@ -312,11 +315,17 @@ impl Disk {
         self.unwritable.extend(sectors);
     }
 
-    /// Every sector can be written, and read once it is; with `all`, read at once.
+    /// These sectors of data cannot be read until they are written, whatever else is healed.
+    pub fn kill_sectors(&mut self, sectors: impl Iterator<Item = u64> + Clone) {
+        self.dead.extend(sectors.clone());
+        self.unreadable.extend(sectors);
+    }
+
+    /// Every sector can be written, and read once it is; with `all`, read at once, but for dead ones.
     pub fn heal(&mut self, all: bool) {
         self.unwritable.clear();
         if all {
-            self.unreadable.clear();
+            self.unreadable.clone_from(&self.dead);
         }
     }
 
@@ -362,6 +371,7 @@ impl Disk {
         if !self.unreadable.is_empty() {
             let written = sector..sector + values.len() as u64;
             self.unreadable.retain(|sector| !written.contains(sector));
+            self.dead.retain(|sector| !written.contains(sector));
         }
     }
 

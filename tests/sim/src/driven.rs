@@ -17,7 +17,6 @@ use crate::run::Wrong;
 use crate::trace::Trace;
 use crate::workload::Request;
 use crate::workload::Workload;
-use crate::world::Remembered;
 use crate::world::World;
 use rmr_engine::time::Time;
 use std::hash::Hash;
@@ -119,8 +118,7 @@ impl World {
 
     fn made_possible(&mut self) -> Vec<Event> {
         self.env.plan_network();
-        let now = self.env.now();
-        self.env.observer.check(now, &Remembered(&self.nodes));
+        self.check_marks();
         let events = self.env.queue.take_all();
         events.into_iter().map(|(_, event)| event).collect()
     }

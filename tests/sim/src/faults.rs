@@ -106,6 +106,8 @@ kinds! {
     Force = "force",
     /// The device is opened by the name of the pool, which another pool may have.
     ByName = "by-name",
+    /// A block cannot be read on any disk until it is written, not even after healing.
+    DeadBlock = "dead-block",
 }
 
 impl Kind {

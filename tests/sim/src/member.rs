@@ -424,6 +424,22 @@ impl Node {
         self.image.is_logged(chunk)
     }
 
+    /// Sectors that it answers as unreadable, or will when it is up.
+    pub fn unreadable(&self) -> Vec<u64> {
+        if self.lost || self.stale {
+            return Vec::new();
+        }
+        match self.engine() {
+            Some(engine) => store::sectors(engine.hot.unreadable()).collect(),
+            None => self.image.unreadable().collect(),
+        }
+    }
+
+    /// Sectors of its disk cannot be read until they are written.
+    pub fn kill_sectors(&mut self, sectors: std::ops::Range<u64>) {
+        self.device.disk.kill_sectors(sectors);
+    }
+
     /// What its disk holds.
     pub fn value(&self, sector: u64) -> u64 {
         self.device.disk.value(sector)
@@ -1082,8 +1098,11 @@ impl Node {
             env.observer
                 .ends(self.member, generation, request.seq.0, false);
             if let Some(engine) = &self.running {
-                let seq = request.seq;
-                engine.hot.finish(seq, status, |token| joined.push(token));
+                let done = |token| joined.push(token);
+                if !engine.hot.finish(&request, status, done) {
+                    self.parked.extend(joined);
+                    return self.todo.push_back(Todo::Waiting);
+                }
             }
         }
         for number in joined {

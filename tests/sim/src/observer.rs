@@ -17,6 +17,7 @@ use rmr_checkers::cost::Record;
 use rmr_checkers::disks::Disks;
 use rmr_checkers::disks::Geometry;
 use rmr_checkers::disks::Marks;
+use rmr_checkers::disks::Roles;
 use rmr_checkers::execution::Configuration;
 use rmr_checkers::execution::Execution;
 use rmr_checkers::execution::Header;
@@ -361,6 +362,11 @@ impl Observer {
         self.disks.wrote(member, sector, value);
     }
 
+    /// Sectors that a member answers as unreadable.
+    pub fn unreadable(&mut self, member: u8, sectors: &[u64]) {
+        self.disks.unreadable(member, sectors);
+    }
+
     /// Sectors of a member's disk hold again what they held before.
     pub fn lost(&mut self, now: Nanos, member: u8, sectors: Option<Vec<u64>>) {
         if sectors.as_ref().is_none_or(|sectors| !sectors.is_empty()) {
@@ -457,11 +463,11 @@ impl Observer {
             .is_some_and(|newest| (newest.0, newest.1) == (name.0, name.1) && newest > name);
         let given_up = anew || passed;
         if known.complete || given_up || receivers & !known.persisted != 0 || !enough {
-            let in_sync = config.in_sync.bits();
+            let roles = roles(config);
             if !known.complete && self.attached.contains(&(name.0, name.1)) {
-                self.disks.installing(in_sync);
+                self.disks.installing(roles);
             } else if !known.complete {
-                self.disks.attaching(in_sync);
+                self.disks.attaching(roles);
             }
             return;
         }
@@ -487,16 +493,12 @@ impl Observer {
             .is_some_and(|lineage| lineage != config.history);
         self.lineage = Some(config.history);
         self.newest = self.newest.max(Some(name));
-        let table = config.table().bits();
-        if table != self.table {
-            self.table = table;
-            self.disks.table(table);
-        }
+        self.table = config.table().bits();
         if self.attached.contains(&generation) {
-            self.disks.configured(in_sync);
+            self.disks.configured(roles(config));
         } else {
             self.attached.push(generation);
-            self.disks.attached(in_sync);
+            self.disks.attached(roles(config));
             let opening = self.openings.get(&name.1).copied().unwrap_or(0);
             let client = self.name(opening, true, false);
             self.history.push(Event::Attached {
@@ -693,6 +695,14 @@ fn named(header: &rmr_proto::Header) -> Header {
         generation: (header.generation.number, header.generation.nonce),
         epoch: header.epoch.0,
         incarnation: header.incarnation.0,
+    }
+}
+
+fn roles(config: &Config) -> Roles {
+    Roles {
+        table: config.table().bits(),
+        in_sync: config.in_sync.bits(),
+        catching_up: config.catching_up.bits(),
     }
 }
 

@@ -274,6 +274,8 @@ impl Plan {
         let drawn: Kinds = Kind::ALL
             .iter()
             .copied()
+            // Drawn by itself, below.
+            .filter(|&kind| kind != Kind::DeadBlock)
             .filter(|_| random.chance(share, 12) && !calm)
             // Only in a story. While two histories go on at once, nobody can say what is right.
             .filter(|&kind| kind != Kind::Force)
@@ -302,6 +304,10 @@ impl Plan {
         let mut random = Random::new(seed, Purpose::Story);
         if random.chance(1, 4) && !calm {
             story::tell(&mut plan, &mut random);
+        }
+        let mut random = Random::new(seed, Purpose::Dead);
+        if random.chance(1, 6) && !calm {
+            plan.draw_dead(&mut random);
         }
         plan.cut(allowed, cut);
         plan
@@ -364,6 +370,25 @@ impl Plan {
             no_memory: rate(20_000),
         };
         all.of(kinds)
+    }
+
+    /// Blocks that nobody can read, besides all else: most while something is pulled.
+    fn draw_dead(&mut self, random: &mut Random) {
+        for _ in 0..random.scaled(1, 8) {
+            let at = random.below(self.heal);
+            let pulls = random.scaled(1, 16);
+            let wait = random.chance(2, 3).then_some(Wait::Pulls(pulls));
+            self.faults.push(Planned {
+                place: 0,
+                at,
+                kind: Kind::DeadBlock,
+                whom: None,
+                wait,
+                span: 0,
+                dice: random.any(),
+            });
+        }
+        self.kinds = self.kinds.with(Kind::DeadBlock);
     }
 
     fn draw_faults(random: &mut Random, drawn: Kinds, heal: Nanos, share: u64) -> Vec<Planned> {

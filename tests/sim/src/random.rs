@@ -29,6 +29,8 @@ pub enum Purpose {
     Moment = 7,
     /// A story, instead of single faults.
     Story = 8,
+    /// Blocks that nobody can read.
+    Dead = 9,
 }
 
 /// A stream of numbers.

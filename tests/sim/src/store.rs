@@ -8,6 +8,7 @@
 
 use crate::disk::Disk;
 use rmr_proto::pick_newest;
+use rmr_proto::BadBlock;
 use rmr_proto::BitmapPage;
 use rmr_proto::Crc32c;
 use rmr_proto::EpochRecord;
@@ -21,6 +22,7 @@ use rmr_proto::PoolName;
 use rmr_proto::RecordError;
 use rmr_proto::StoreState;
 use rmr_proto::Superblock;
+use rmr_proto::UnreadablePage;
 use rmr_proto::Uuid;
 use rmr_proto::BITMAP_PAGE_CHUNKS;
 use rmr_proto::EXTENT_SHIFT;
@@ -97,6 +99,24 @@ pub struct Image {
     /// The pages of the bitmaps that count, as words.
     dirty: BTreeMap<(MemberId, u64), Option<Vec<u64>>>,
     chunk_shift: u8,
+    /// The list of unreadable sectors, if it counts and is readable.
+    unreadable: Option<Option<ListImage>>,
+}
+
+/// The sectors of a list.
+pub fn sectors(blocks: impl Iterator<Item = BadBlock>) -> impl Iterator<Item = u64> {
+    blocks.flat_map(|bad| {
+        let all = bad.block * 8..bad.block * 8 + 8;
+        all.filter(move |sector| bad.sectors >> (sector & 7) & 1 == 1)
+    })
+}
+
+/// The list of unreadable sectors.
+#[derive(Clone, Debug, Hash)]
+struct ListImage {
+    /// Something newer may be missing: the whole store is suspect.
+    suspicious: bool,
+    blocks: Vec<BadBlock>,
 }
 
 /// A page of the activity log.
@@ -132,6 +152,21 @@ impl Source<'_> {
         Some(LogImage {
             suspicious: newest.suspicious,
             extents: newest.record.slots().flatten().collect(),
+        })
+    }
+
+    fn unreadable(&self) -> Option<ListImage> {
+        let records = self
+            .layout
+            .unreadable()
+            .map(|at| (at, self.disk.record(at.offset)));
+        let [first, second] = records
+            .each_ref()
+            .map(|(at, bytes)| UnreadablePage::parse::<Crc>(self.store, *at, *bytes));
+        let newest = pick_newest(first, second).ok()?;
+        Some(ListImage {
+            suspicious: newest.suspicious,
+            blocks: newest.record.slots().flatten().collect(),
         })
     }
 
@@ -181,6 +216,9 @@ impl Image {
         if is_there(layout.epoch()) {
             return self.read_epoch(&source);
         }
+        if self.unreadable.is_some() && is_there(layout.unreadable()) {
+            self.unreadable = Some(source.unreadable());
+        }
         for (page, log) in self.log.iter_mut().enumerate() {
             if layout.log_page(page).is_some_and(is_there) {
                 *log = source.log(page);
@@ -207,6 +245,8 @@ impl Image {
                 self.dirty.entry((member, page)).or_insert_with(read);
             }
         }
+        let listed = self.epoch.as_ref().is_some_and(|epoch| epoch.unreadable);
+        self.unreadable = listed.then(|| source.unreadable());
         self.look();
     }
 
@@ -214,6 +254,7 @@ impl Image {
     fn look(&mut self) {
         self.readable = self.epoch.is_some()
             && self.log.iter().all(Option::is_some)
+            && self.unreadable.as_ref().is_none_or(Option::is_some)
             && self.dirty.values().all(Option::is_some);
     }
 
@@ -233,12 +274,21 @@ impl Image {
         })
     }
 
+    /// The list of unreadable sectors.
+    pub fn unreadable(&self) -> impl Iterator<Item = u64> + '_ {
+        let list = self.unreadable.iter().flatten();
+        sectors(list.flat_map(|list| list.blocks.iter().copied()))
+    }
+
     /// Whether the extent of a chunk is logged, or the whole store is suspect.
     pub fn is_logged(&self, chunk: u64) -> bool {
         let extent = chunk << self.chunk_shift >> EXTENT_SHIFT;
         let mut pages = self.log.iter().flatten();
+        let mut list = self.unreadable.iter().flatten();
         self.record().is_some_and(|epoch| {
-            epoch.suspect_all || pages.any(|page| page.suspicious || page.extents.contains(&extent))
+            epoch.suspect_all
+                || list.any(|list| list.suspicious)
+                || pages.any(|page| page.suspicious || page.extents.contains(&extent))
         })
     }
 }

@@ -149,8 +149,7 @@ impl World {
         self.release();
         self.env.plan_network();
         self.judge();
-        let now = self.env.now();
-        self.env.observer.check(now, &Remembered(&self.nodes));
+        self.check_marks();
         if !self.env.observer.violations().is_empty() || !self.env.wrong.is_empty() {
             return false;
         }
@@ -548,6 +547,52 @@ impl World {
         }
     }
 
+    /// Lets the checkers look at disks and marks.
+    pub(crate) fn check_marks(&mut self) {
+        let now = self.env.now();
+        for (&member, node) in &self.nodes {
+            self.env.observer.unreadable(member, &node.unreadable());
+        }
+        self.env.observer.check(now, &Remembered(&self.nodes));
+    }
+
+    /// A block cannot be read any more on any disk: most often one that somebody misses and others have.
+    fn kill_block(&mut self, random: &mut Random) {
+        const BLOCK: u64 = 8;
+        let chunk_sectors = (1u64 << self.env.plan.chunk_shift) / 512;
+        let chunks = self.env.plan.size / 512 / chunk_sectors;
+        let is_missed = |chunk: &u64| {
+            let missed = |node: &Kept<Node>| node.is_started() && node.dirty(node.member, *chunk);
+            self.nodes.values().any(missed)
+        };
+        let missed: Vec<u64> = (0..chunks).filter(is_missed).collect();
+        let chunk = match random.pick(&missed) {
+            Some(chunk) if random.chance(7, 8) => chunk,
+            _ => random.below(chunks),
+        };
+        let sectors = chunk * chunk_sectors..(chunk + 1) * chunk_sectors;
+        let differs = |first: &u64| {
+            let held = |node: &Kept<Node>| {
+                (*first..*first + BLOCK)
+                    .map(|sector| node.value(sector))
+                    .collect()
+            };
+            let held: BTreeSet<Vec<u64>> = self.nodes.values().map(held).collect();
+            held.len() > 1
+        };
+        let differing: Vec<u64> = (sectors.clone().step_by(BLOCK as usize))
+            .filter(differs)
+            .collect();
+        let first = match random.pick(&differing) {
+            Some(first) if random.chance(7, 8) => first,
+            _ => sectors.start + random.below(chunk_sectors / BLOCK) * BLOCK,
+        };
+        let count = if random.chance(1, 2) { BLOCK } else { 1 };
+        for node in self.nodes.values_mut() {
+            node.kill_sectors(first..first + count);
+        }
+    }
+
     fn fault(&mut self, fault: Planned) {
         if self.env.healed {
             return;
@@ -748,6 +793,7 @@ impl World {
                 self.env.queue.after(restart, Event::Start(member));
                 self.env.queue.after(restart + span, Event::PutBack(member));
             }
+            Kind::DeadBlock => self.kill_block(random),
             Kind::Clock => {
                 let jump = random.scaled(MS, 1000 * SECOND);
                 let host = if random.chance(1, 2) { host } else { current };

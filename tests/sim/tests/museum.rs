@@ -744,6 +744,47 @@ fn review_16_forced_start_from_long_ago() {
     scene.end();
 }
 
+/// Who leaves is dropped with the other one in sync restarted unnoticed, power lost. What was acknowledged and not flushed is
+/// then on who leaves alone, and nothing may be installed anywhere that is without it.
+#[test]
+fn who_leaves_has_the_last_copy() {
+    for command in [
+        Admin::Remove(id(3)),
+        Admin::Maintenance(id(3), true),
+        Admin::Discard(id(3)),
+    ] {
+        let mut scene = Scene::new(3);
+        scene.lose(2);
+        (0..200).for_each(|n| {
+            scene.write(n * CHUNK, CHUNK);
+        });
+        scene.find(2);
+        scene.until("catches up", |scene| scene.receives(2));
+        let value = scene.write(0, 8);
+        fault(&mut scene, 1, Kind::DiskReset, 0);
+        let client = scene.client();
+        if command == Admin::Discard(id(3)) {
+            // It is not the administrator who takes it away.
+            scene.cut(client, Host::Member(3));
+        } else {
+            scene.command(command);
+        }
+        assert!(!scene.is_in_sync(2));
+        scene.until("held", |scene| scene.state() == Some(State::Held));
+        // All of them are there when the client attaches again.
+        scene.cut(client, Host::Member(1));
+        scene.cut(client, Host::Member(3));
+        scene.pass(SECOND);
+        scene.join(client, Host::Member(3));
+        scene.pass(SECOND);
+        scene.join(client, Host::Member(1));
+        assert_eq!(scene.read(0), value, "{command:?}");
+        whole(&mut scene);
+        assert_eq!(scene.held(1, 0), value);
+        scene.end();
+    }
+}
+
 /// An older state of a disk is no copy, even before the client has noticed: while one is in, the world must not take
 /// the other one away.
 #[test]

@@ -4,10 +4,10 @@
 //!
 //! | goal | gate | before the install | install |
 //! | --- | --- | --- | --- |
-//! | drop | frozen | chunks of all writes in flight into D of all who will not be receivers | all receivers |
+//! | drop | frozen | chunks of all writes in flight into D of all who will not be receivers | in sync, then the others |
 //! | join x | shut, drained | suspects of x into D of all who are not in sync | all receivers, x too |
 //! | promote x | frozen | | x, then the others |
-//! | edit of the table | frozen | as a drop; all chunks into D of a new store | all receivers |
+//! | edit of the table | frozen | as a drop; all chunks into D of a new store | in sync, then the others |
 //!
 //! The writes in flight do not change while frozen, so their chunks can be computed again for each attempt, and
 //! those of a write that a dropped member did acknowledge do no harm.
@@ -15,6 +15,9 @@
 //! A new configuration is derived from the last *complete* one, whatever was installed here and there since, and has a
 //! number that was never used. An attempt that fails after an install was sent is followed by a drop of whoever
 //! failed, and of x; before that, the gate is just opened again.
+//!
+//! Who stays in sync is asked before all others, as it may have restarted unnoticed: then it refuses, nobody has the
+//! configuration, and who was to leave, and may alone have all data, is in sync by all that is installed anywhere.
 //!
 //! With `quorum=majority` a configuration counts when a majority of the table has it; members that are no receivers
 //! but have promised the generation are asked to keep it, too.
@@ -63,8 +66,9 @@ enum Stage {
     Suspects,
     /// Marks of requests; from this tag on they are still to be sent.
     Lists(usize),
-    /// The install on the member that is promoted.
+    /// The installs that come before all others.
     First,
+    /// The other ones.
     Install,
     /// The connections of those that were dropped are to be closed.
     Close,
@@ -75,8 +79,8 @@ enum Stage {
 pub(super) struct Change {
     goal: Goal,
     stage: Stage,
-    /// An install was sent.
-    installed: bool,
+    /// These were sent an install.
+    asked: MemberSet,
 }
 
 impl Change {
@@ -156,7 +160,7 @@ impl<M: Memory> Coordinator<M> {
         self.phase = Phase::Change(Change {
             goal: Goal::Join(id),
             stage: Stage::Drain(turn.now.after(DRAIN)),
-            installed: false,
+            asked: MemberSet::EMPTY,
         });
         true
     }
@@ -217,7 +221,7 @@ impl<M: Memory> Coordinator<M> {
         self.phase = Phase::Change(Change {
             goal,
             stage,
-            installed: false,
+            asked: MemberSet::EMPTY,
         });
         true
     }
@@ -323,13 +327,14 @@ impl<M: Memory> Coordinator<M> {
 
     #[inline(never)]
     pub(super) fn advance_change(&mut self, change: Change, turn: &mut Turn<'_, M>) -> bool {
+        let mut asked = change.asked;
         let stage = match change.stage {
             Stage::Drain(until) => return self.drain(change, until, turn),
             _ if self.is_hopeless(change) => return self.attempt_failed(change, turn),
             Stage::Suspects => {
                 self.tell_suspects(change.goal, turn);
                 match change.goal {
-                    Goal::Join(_) if !on(Bug::NoDrain) => Stage::Install,
+                    Goal::Join(_) if !on(Bug::NoDrain) => Stage::First,
                     _ => Stage::Lists(0),
                 }
             }
@@ -337,17 +342,18 @@ impl<M: Memory> Coordinator<M> {
                 if let Some(tag) = self.tell_lists(tag, turn) {
                     Stage::Lists(tag)
                 } else {
-                    Stage::Install
+                    Stage::First
                 }
             }
             Stage::First => {
-                if let Goal::Promote(id) = change.goal {
-                    self.send_install(id, false, turn);
-                }
+                asked = self.first(change.goal);
+                self.install(asked, change.goal, turn);
                 Stage::Install
             }
             Stage::Install => {
-                self.install(change.goal, turn);
+                let keepers = self.keepers();
+                self.install(keepers.minus(asked), change.goal, turn);
+                asked = asked.union(keepers);
                 Stage::Close
             }
             Stage::Close => {
@@ -360,7 +366,7 @@ impl<M: Memory> Coordinator<M> {
         self.phase = Phase::Change(Change {
             goal: change.goal,
             stage,
-            installed: change.installed || matches!(change.stage, Stage::First | Stage::Install),
+            asked,
         });
         true
     }
@@ -371,9 +377,9 @@ impl<M: Memory> Coordinator<M> {
         if change.stage != Stage::Close {
             return !self.failed.intersection(receivers).is_empty();
         }
-        let all = receivers.union(self.witnesses(next));
+        // Who has promised since has not been asked.
         !self.failed.intersection(receivers).is_empty()
-            || !self.counts(next, all.minus(self.failed))
+            || !self.counts(next, change.asked.minus(self.failed))
     }
 
     fn drain(&mut self, change: Change, until: Time, turn: &mut Turn<'_, M>) -> bool {
@@ -411,6 +417,7 @@ impl<M: Memory> Coordinator<M> {
     /// Somebody did not do as told.
     fn attempt_failed(&mut self, change: Change, turn: &mut Turn<'_, M>) -> bool {
         let failed = self.failed;
+        let installed = !change.asked.is_empty();
         let subject = match change.goal {
             Goal::Join(id) | Goal::Promote(id) => Some(id),
             Goal::Drop => None,
@@ -428,7 +435,7 @@ impl<M: Memory> Coordinator<M> {
         if let Some(id) = subject {
             // A promotion that was refused changed nothing.
             let refused = matches!(change.goal, Goal::Promote(_)) && self.not_ready;
-            if others.is_empty() && (!change.installed || refused) {
+            if others.is_empty() && (!installed || refused) {
                 self.not_ready = false;
                 match change.goal {
                     Goal::Join(_) => self.give_up(Some(id), turn),
@@ -441,7 +448,7 @@ impl<M: Memory> Coordinator<M> {
                 }
                 return true;
             }
-            if change.installed && !on(Bug::DeriveFromUnfinished) {
+            if installed && !on(Bug::DeriveFromUnfinished) {
                 // It may have been told of a configuration that is not to be. Not a receiver yet, or no more.
                 self.part_with(MemberSet::only(id), turn);
                 self.dropping = self.dropping.with(id);
@@ -521,14 +528,25 @@ impl<M: Memory> Coordinator<M> {
         more
     }
 
-    fn install(&mut self, goal: Goal, turn: &mut Turn<'_, M>) {
-        let Some(next) = &self.next else { return };
-        let (receivers, witnesses) = (next.receivers(), self.witnesses(next));
-        for id in receivers.union(witnesses) {
-            match goal {
-                Goal::Promote(first) if first == id => {}
-                _ => self.send_install(id, goal == Goal::Join(id), turn),
-            }
+    /// Who is to have the next configuration.
+    fn keepers(&self) -> MemberSet {
+        self.next.as_ref().map_or(MemberSet::EMPTY, |next| {
+            next.receivers().union(self.witnesses(next))
+        })
+    }
+
+    /// Who is to have it before the others are told of it.
+    fn first(&self, goal: Goal) -> MemberSet {
+        match (goal, &self.next) {
+            (Goal::Promote(id), _) => MemberSet::only(id),
+            (Goal::Drop | Goal::Edit(_), Some(next)) => next.in_sync,
+            (Goal::Join(_), _) | (_, None) => MemberSet::EMPTY,
+        }
+    }
+
+    fn install(&mut self, members: MemberSet, goal: Goal, turn: &mut Turn<'_, M>) {
+        for id in members {
+            self.send_install(id, goal == Goal::Join(id), turn);
         }
     }
 

@@ -9,6 +9,7 @@ use super::log::Log;
 use super::pulls::Pulls;
 use super::recent::Recent;
 use super::shared::Shared;
+use super::unreadable::Unreadable;
 use crate::dedupe::Joiners;
 use crate::memory::Memory;
 use crate::memory::NoMemory;
@@ -17,11 +18,15 @@ use crate::sync::HostLock;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
+use rmr_proto::Flags;
 use rmr_proto::Geometry;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
+use rmr_proto::Op;
+use rmr_proto::Request;
 use rmr_proto::Seq;
 use rmr_proto::Status;
+use rmr_proto::BLOCK_SHIFT;
 use std::ops::Range;
 use std::vec::Vec;
 
@@ -323,6 +328,50 @@ fn write_and_pull() {
     });
 }
 
+/// A write of the block, number and sequence number given.
+fn request(seq: u64, block: u64) -> Request {
+    Request {
+        op: Op::Write,
+        flags: Flags::EMPTY,
+        seq: Seq(seq),
+        offset: block << BLOCK_SHIFT,
+        len: 512,
+        data_offset: 0,
+    }
+}
+
+/// A write of a sector that could not be read while another sector of its block leaves the list, all interleavings: it is
+/// pending until it has left the list, too.
+#[test]
+fn unreadable_and_written() {
+    explore(usize::MAX, || {
+        let list: Unreadable<Little> = Unreadable::new(&Little).unwrap();
+        let list = Arc::new(list);
+        assert!(list.find(5) && list.written(5 << BLOCK_SHIFT, 512));
+        let writer = {
+            let list = list.clone();
+            thread::spawn(move || {
+                let found = list.written((5 << BLOCK_SHIFT) + 512, 512);
+                assert!(
+                    found && list.is_pending((5 << BLOCK_SHIFT) + 512, 512)
+                        || list.slots().flatten().all(|bad| bad.sectors & 2 == 0)
+                );
+            })
+        };
+        list.begin_leaving();
+        list.end_leaving();
+        assert!(!list.covers(5 << BLOCK_SHIFT, 512));
+        writer.join().unwrap();
+        if list.any_pending() {
+            list.begin_leaving();
+            list.end_leaving();
+        }
+        assert!(
+            !list.covers(5 << BLOCK_SHIFT, 1024) && list.covers((5 << BLOCK_SHIFT) + 1024, 512)
+        );
+    });
+}
+
 type Hot = Shared<Little, HostLock<Joiners<u32>>>;
 
 /// A flush against the end of a write that failed, all interleavings: it is forgiven only by a flush that began after it.
@@ -333,7 +382,9 @@ fn failure_and_flush() {
             Arc::new(Shared::new(&Little, geometry(), HostLock::default()).unwrap());
         let failing = {
             let shared = shared.clone();
-            thread::spawn(move || shared.finish(Seq(1), Status::Io, |_: u32| {}))
+            thread::spawn(move || {
+                assert!(shared.finish(&request(1, 5), Status::Io, |_: u32| {}));
+            })
         };
         let mark = shared.begin_flush();
         assert!(shared.end_flush(mark, Status::Ok).is_ok());

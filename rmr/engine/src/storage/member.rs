@@ -123,7 +123,8 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let mut log = Log::new(memory, info.log_extents)?;
         let mut pages = memory.array(2, |_| [0; RECORD_BYTES])?;
         let copies = pages.first_chunk_mut::<2>().ok_or(StartError::NoMemory)?;
-        let found = records.read(reader, &mut log, &shared.bitmaps, copies)?;
+        let lists = (&shared.bitmaps, &shared.unreadable);
+        let found = records.read(reader, &mut log, lists, copies)?;
         let mut next = memory.boxed(|| found)?;
         if !on(Bug::IgnoreRestart) || next.incarnation.is_none() {
             next.incarnation = (next.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
@@ -167,7 +168,11 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         }
         self.resync.rate.now(now);
         match event {
-            Event::Started => self.plan = Some(Plan::start()),
+            Event::Started => {
+                let mut plan = Plan::start();
+                plan.list = shared.unreadable.is_changed();
+                self.plan = Some(plan);
+            }
             Event::Control {
                 call,
                 message,
@@ -198,6 +203,12 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 if !self.step(shared, out) {
                     break;
                 }
+            } else if shared.unreadable.any_pending() {
+                shared.unreadable.begin_leaving();
+                let mut plan = Plan::new(Goal::Rewritten);
+                plan.flush = !on(Bug::UnlistUnflushed);
+                plan.list = true;
+                self.plan = Some(plan);
             } else if self.merges.iter().any(Option::is_some) {
                 for (_, covered) in self.merges.iter_mut().flatten() {
                     *covered = true;
@@ -603,7 +614,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.prepare_pages(shared);
             }
             Stage::Pages => {
-                if self.write_page(shared, out) {
+                if self.write_list(shared, out) || self.write_page(shared, out) {
                     return true;
                 }
             }
@@ -620,6 +631,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.prepare_log(shared);
             }
             Stage::Log => {
+                // That it was damaged is on disk before it is whole again.
+                if plan.goal == Goal::Start && plan.list {
+                    return self.write_list(shared, out);
+                }
                 if plan.log && !on(Bug::LogUnwritten) {
                     if let Some(page) = self.log.take_changed() {
                         self.write(RecordId::Log(page), shared, out);
@@ -679,6 +694,8 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if plan.goal == Goal::Start {
             return;
         }
+        // From its first page on.
+        self.next.unreadable |= plan.list;
         if plan.pages {
             let full = bitmaps.full().minus(plan.emptied);
             let changed = MemberId::all().filter(|id| bitmaps.is_changed(*id));
@@ -689,6 +706,17 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 bitmaps.touch(member);
             }
         }
+    }
+
+    /// Writes the list of unreadable sectors if that is to be written.
+    fn write_list<J>(&mut self, shared: &Shared<M, J>, out: &mut impl Out) -> bool {
+        let Some(plan) = self.plan.as_mut().filter(|plan| plan.list) else {
+            return false;
+        };
+        plan.list = false;
+        shared.unreadable.settle();
+        self.write(RecordId::Unreadable, shared, out);
+        true
     }
 
     /// Writes the next changed page of a bitmap that counts; `false` if there is none.
@@ -743,9 +771,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let Some(page) = self.pages.first_mut() else {
             return self.die(Status::NoMemory, out);
         };
-        let written = self
-            .records
-            .first(id, &self.next, &self.log, &shared.bitmaps, page);
+        let written = self.records.first(
+            id,
+            &self.next,
+            &self.log,
+            &shared.bitmaps,
+            &shared.unreadable,
+            page,
+        );
         match written {
             Ok(offset) => {
                 self.pending = Pending::Meta(id, 0);
@@ -839,6 +872,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             }
             Goal::Fetched => self.resync.fetched(),
             Goal::Prove => self.proved(shared, out),
+            Goal::Rewritten => {
+                shared.unreadable.end_leaving();
+                out.act(Action::Retry);
+            }
             Goal::Promise | Goal::Detach => {}
         }
         self.end(&plan, Status::Ok, shared, out);
@@ -1081,10 +1118,12 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 let clean = serving.in_sync
                     || on(Bug::ServeDirty)
                     || self.resync.knows() && !chunks.any(|chunk| shared.bitmaps.get(own, chunk));
-                if clean {
-                    Ok(PeerDo::Read { offset, len })
-                } else {
+                if !clean {
                     Err(Status::Dirty)
+                } else if shared.unreadable.covers(offset, len.into()) {
+                    Err(Status::Medium)
+                } else {
+                    Ok(PeerDo::Read { offset, len })
                 }
             }
             Ask::Clear { runs } => {

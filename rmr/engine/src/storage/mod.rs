@@ -10,11 +10,12 @@
 //! | `resync` | what is fetched and pulled when |
 //! | `records` | what is read at a start, and how a record is written |
 //! | `bitmap`, `log`, `recent`, `pulls`, `rate` | dirty chunks, hot extents, writes above the watermark, pulls under way, how fast they are |
+//! | `unreadable` | what no member could read |
 //!
 //! What is shared by all CPUs ([`Shared`]) and the exceptional part ([`Member`]) are two things: the caller gives the
 //! one to each call of the other.
 //!
-//! Not here: IO, data, connections, and blocks that no member can read.
+//! Not here: IO, data, connections.
 
 mod bitmap;
 #[cfg(all(test, loom))]
@@ -28,6 +29,7 @@ mod recent;
 mod records;
 mod resync;
 mod shared;
+mod unreadable;
 
 pub use member::Member;
 pub use records::Reader;

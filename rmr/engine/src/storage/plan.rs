@@ -27,6 +27,8 @@ pub(super) enum Goal {
     Fetched,
     /// What was pulled is stable.
     Prove,
+    /// What could not be read and was written is off the list.
+    Rewritten,
 }
 
 /// Where a plan is.
@@ -86,6 +88,8 @@ pub(super) struct Plan {
     pub(super) pages: bool,
     /// Write the epoch record even if nothing in it changed.
     pub(super) epoch: bool,
+    /// Write the list of unreadable sectors.
+    pub(super) list: bool,
     /// Write changed pages of the log.
     pub(super) log: bool,
     /// An extent came into the log.
@@ -112,6 +116,7 @@ impl Plan {
             flush: false,
             pages: background,
             epoch: false,
+            list: false,
             log: false,
             admitted: false,
             fill: false,

@@ -95,6 +95,13 @@ impl Pulls {
         })
     }
 
+    /// The last part need not be written. `false`: what was written is of no use.
+    pub(super) fn is_good(&self, slot: usize) -> bool {
+        let slot = self.slots.get(slot);
+        // As in `enter`.
+        slot.is_some_and(|slot| slot.fetch_add(0) & !CHUNK == ASKED)
+    }
+
     /// The next part of the same chunk is asked for. What was written of it so far remains.
     pub(super) fn ask_again(&self, slot: usize) {
         if let Some(slot) = self.slots.get(slot) {

@@ -7,6 +7,7 @@
 
 use super::bitmap::Bitmaps;
 use super::log::Log;
+use super::unreadable::Unreadable;
 use crate::memory::Memory;
 use crate::memory::NoMemory;
 use crate::planted::on;
@@ -25,6 +26,7 @@ use rmr_proto::PickError;
 use rmr_proto::Place;
 use rmr_proto::RecordError;
 use rmr_proto::Status;
+use rmr_proto::UnreadablePage;
 use rmr_proto::Uuid;
 use rmr_proto::Versioned;
 use rmr_proto::LOG_PAGES;
@@ -38,6 +40,8 @@ pub enum RecordId {
     Epoch,
     /// A page of the activity log.
     Log(usize),
+    /// The list of unreadable sectors.
+    Unreadable,
     /// A page of the dirty bitmap of a member.
     Bitmap(MemberId, usize),
 }
@@ -107,6 +111,7 @@ pub(super) struct Records<M: Memory, C> {
     layout: Layout,
     epoch: Version,
     log: [Version; LOG_PAGES],
+    unreadable: Version,
     /// By member and page.
     bitmaps: M::Array<Version>,
     pages: usize,
@@ -123,6 +128,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
             layout,
             epoch: Version::default(),
             log: [Version::default(); LOG_PAGES],
+            unreadable: Version::default(),
             bitmaps: memory.array(all, |_| Version::default())?,
             pages,
             crc: PhantomData,
@@ -134,6 +140,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         match id {
             RecordId::Epoch => Some(self.layout.epoch()),
             RecordId::Log(page) => self.layout.log_page(page),
+            RecordId::Unreadable => Some(self.layout.unreadable()),
             RecordId::Bitmap(member, page) => self.layout.bitmap_page(member, page as u64),
         }
     }
@@ -142,6 +149,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         match id {
             RecordId::Epoch => Some(&mut self.epoch),
             RecordId::Log(page) => self.log.get_mut(page),
+            RecordId::Unreadable => Some(&mut self.unreadable),
             RecordId::Bitmap(member, page) => {
                 self.bitmaps.get_mut(member.index() * self.pages + page)
             }
@@ -155,6 +163,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         epoch: &EpochRecord,
         log: &Log<M>,
         bitmaps: &Bitmaps<M>,
+        unreadable: &Unreadable<M>,
         page: &mut [u8; RECORD_BYTES],
     ) -> Result<u64, RecordError> {
         let wrong = RecordError::Field("place");
@@ -167,6 +176,9 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         match id {
             RecordId::Epoch => epoch.encode::<C>(store, sequence, at, page)?,
             RecordId::Log(n) => LogPage::encode::<C>(store, sequence, at, log.page(n), page)?,
+            RecordId::Unreadable => {
+                UnreadablePage::encode::<C>(store, sequence, at, unreadable.slots(), page)?
+            }
             RecordId::Bitmap(member, n) => {
                 let words = bitmaps.page(member, n);
                 BitmapPage::encode::<C>(store, sequence, at, words, page)?;
@@ -198,7 +210,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         &mut self,
         reader: &mut impl Reader,
         log: &mut Log<M>,
-        bitmaps: &Bitmaps<M>,
+        (bitmaps, unreadable): (&Bitmaps<M>, &Unreadable<M>),
         copies: &mut [[u8; RECORD_BYTES]; 2],
     ) -> Result<EpochRecord, StartError> {
         let mut record = self.read_epoch(reader, copies)?;
@@ -212,6 +224,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
                 *version = first;
             }
         }
+        self.unreadable = first;
         for page in 0..LOG_PAGES {
             self.read_log(page, reader, log, &mut record, copies)?;
         }
@@ -219,6 +232,9 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
             for page in 0..self.pages {
                 self.read_bitmap(member, page, reader, bitmaps, copies)?;
             }
+        }
+        if record.unreadable && !on(Bug::ForgetUnreadable) {
+            self.read_unreadable(reader, unreadable, &mut record, copies)?;
         }
         bitmaps.fill(record.all_dirty);
         let geometry = self.layout.geometry();
@@ -294,6 +310,33 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         Ok(())
     }
 
+    fn read_unreadable(
+        &mut self,
+        reader: &mut impl Reader,
+        unreadable: &Unreadable<M>,
+        record: &mut EpochRecord,
+        copies: &mut [[u8; RECORD_BYTES]; 2],
+    ) -> Result<(), StartError> {
+        let id = RecordId::Unreadable;
+        let [place0, place1] = self.load(id, reader, copies)?;
+        let [copy0, copy1] = copies;
+        let newest = pick(
+            UnreadablePage::parse::<C>(self.store, place0, copy0),
+            UnreadablePage::parse::<C>(self.store, place1, copy1),
+        )
+        .map_err(|why| StartError::Lost(id, why))?;
+        if newest.suspicious && !on(Bug::TrustSuspicious) {
+            // What is old, and not known to be, may be anywhere.
+            record.suspect_all = true;
+        }
+        unreadable.load(newest.record.slots());
+        if newest.rewrite.is_some() {
+            unreadable.touch();
+        }
+        self.unreadable = Version::found(newest.sequence, newest.rewrite);
+        Ok(())
+    }
+
     fn read_bitmap(
         &mut self,
         member: MemberId,
@@ -349,6 +392,7 @@ mod tests {
     use super::super::log::Extents;
     use super::*;
     use crate::memory::HostMemory;
+    use rmr_proto::BadBlock;
     use rmr_proto::Config;
     use rmr_proto::Epoch;
     use rmr_proto::Generation;
@@ -397,6 +441,15 @@ mod tests {
         Records::new(&HostMemory, STORE, layout).unwrap()
     }
 
+    const BAD: BadBlock = BadBlock {
+        block: 77,
+        sectors: 0xff,
+    };
+
+    fn list() -> Unreadable<HostMemory> {
+        Unreadable::new(&HostMemory).unwrap()
+    }
+
     fn bitmaps() -> Bitmaps<HostMemory> {
         Bitmaps::new(&HostMemory, &geometry()).unwrap()
     }
@@ -428,6 +481,7 @@ mod tests {
                 maintenance: MemberSet::EMPTY,
             }),
             bitmaps: MemberSet::only(id(2)),
+            unreadable: true,
             ..EpochRecord::default()
         }
     }
@@ -438,10 +492,16 @@ mod tests {
         let mut log = Log::new(&HostMemory, 8).unwrap();
         log.found(0, [None, Some(3)].into_iter());
         bitmaps.mark(MemberSet::only(id(2)), 9..10);
-        let ids = [RecordId::Epoch, RecordId::Bitmap(id(2), 0)];
+        let list = list();
+        assert!(list.find(BAD.block));
+        let ids = [
+            RecordId::Epoch,
+            RecordId::Unreadable,
+            RecordId::Bitmap(id(2), 0),
+        ];
         for id in ids.into_iter().chain((0..LOG_PAGES).map(RecordId::Log)) {
             let mut page = [0; RECORD_BYTES];
-            let first = records.first(id, &epoch(), &log, &bitmaps, &mut page);
+            let first = records.first(id, &epoch(), &log, &bitmaps, &list, &mut page);
             disk.0.insert(first.unwrap(), page);
             // What changes in between does not get into one copy alone.
             bitmaps.mark(MemberSet::only(super::tests::id(2)), 11..12);
@@ -454,17 +514,20 @@ mod tests {
 
     struct Found {
         record: EpochRecord,
+        list: Unreadable<HostMemory>,
         log: Log<HostMemory>,
         bitmaps: Bitmaps<HostMemory>,
     }
 
     fn read(mut disk: Disk) -> Result<Found, StartError> {
-        let (mut log, bitmaps) = (Log::new(&HostMemory, 8).unwrap(), bitmaps());
+        let (bitmaps, list) = (bitmaps(), list());
+        let mut log = Log::new(&HostMemory, 8).unwrap();
         let mut copies = [[0; RECORD_BYTES]; 2];
-        let record = records().read(&mut disk, &mut log, &bitmaps, &mut copies)?;
+        let record = records().read(&mut disk, &mut log, (&bitmaps, &list), &mut copies)?;
         Ok(Found {
             record,
             log,
+            list,
             bitmaps,
         })
     }
@@ -499,22 +562,26 @@ mod tests {
         for which in [
             RecordId::Epoch,
             RecordId::Log(0),
+            RecordId::Unreadable,
             RecordId::Bitmap(id(2), 0),
         ] {
             // The second one: the write of it was interrupted.
             let found = read(damaged(which, &[1])).unwrap();
             assert_eq!(found.record, epoch());
-            assert!(found.log.extents().eq([3]));
+            assert!(found.log.extents().eq([3]) && found.list.blocks().eq([BAD]));
             assert!(found.bitmaps.get(id(2), 9) && !found.bitmaps.get(id(2), 10));
             // The first one: there may have been more.
             let mut found = read(damaged(which, &[0])).unwrap();
-            assert!(found.log.extents().eq([3]));
+            assert!(found.log.extents().eq([3]) && found.list.blocks().eq([BAD]));
             match which {
                 RecordId::Epoch => assert_eq!(found.record, epoch()),
                 RecordId::Log(page) => {
                     assert!(found.record.suspect_all);
                     assert!(found.bitmaps.is_full(id(2)) && !found.bitmaps.is_full(id(1)));
                     assert_eq!(found.log.take_changed(), Some(page));
+                }
+                RecordId::Unreadable => {
+                    assert!(found.record.suspect_all && found.list.is_changed());
                 }
                 RecordId::Bitmap(member, _) => {
                     assert_eq!(found.bitmaps.count(member), geometry().chunks());
@@ -536,7 +603,7 @@ mod tests {
         let at = RecordId::Log(0);
         records.log[0].sequence -= 1;
         let mut page = [0; RECORD_BYTES];
-        let offset = records.first(at, &epoch(), &log, &bitmaps, &mut page);
+        let offset = records.first(at, &epoch(), &log, &bitmaps, &list(), &mut page);
         disk.0.insert(offset.unwrap(), page);
         assert!(read(disk).unwrap().record.suspect_all);
     }
@@ -552,7 +619,7 @@ mod tests {
             let (log, none) = (Log::new(&HostMemory, 8).unwrap(), bitmaps());
             let mut page = [0; RECORD_BYTES];
             for _ in 1..before {
-                let first = old.first(which, &epoch(), &log, &none, &mut page);
+                let first = old.first(which, &epoch(), &log, &none, &list(), &mut page);
                 disk.0.insert(first.unwrap(), page);
                 disk.0.insert(old.second(which, &mut page).unwrap(), page);
             }
@@ -561,7 +628,7 @@ mod tests {
                 bitmaps: MemberSet::EMPTY,
                 ..epoch()
             };
-            let first = old.first(RecordId::Epoch, &away, &log, &none, &mut page);
+            let first = old.first(RecordId::Epoch, &away, &log, &none, &list(), &mut page);
             disk.0.insert(first.unwrap(), page);
             let second = old.second(RecordId::Epoch, &mut page).unwrap();
             disk.0.insert(second, page);
@@ -569,7 +636,7 @@ mod tests {
             let mut copies = [[0; RECORD_BYTES]; 2];
             let mut read_log = Log::new(&HostMemory, 8).unwrap();
             records
-                .read(&mut disk, &mut read_log, &bitmaps(), &mut copies)
+                .read(&mut disk, &mut read_log, (&bitmaps(), &list()), &mut copies)
                 .unwrap();
             // Now it counts again.
             let marks = bitmaps();
@@ -578,7 +645,7 @@ mod tests {
                     marks.mark(MemberSet::only(id(2)), 20..21);
                 }
                 for which in [RecordId::Epoch, which] {
-                    let at = records.first(which, &epoch(), &log, &marks, &mut page);
+                    let at = records.first(which, &epoch(), &log, &marks, &list(), &mut page);
                     let is_lost = |copy| write == since && copy == lost && which != RecordId::Epoch;
                     if !is_lost(0) {
                         disk.0.insert(at.unwrap(), page);

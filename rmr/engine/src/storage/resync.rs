@@ -12,10 +12,11 @@
 //! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. After an error it goes on with another
 //! source, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
 //! for as long as that took, within bounds: application IO has the better half of disks and wires. A source that does not
-//! answer in time has its connection closed. It ends with the episode.
+//! answer in time has its connection closed. What a source cannot read is asked for block by block, and a block that no member
+//! in sync can read is put on the list of unreadable sectors instead. It ends with the episode.
 //!
 //! Not here: the data, which the caller holds between [`Event::PeerReply`](super::Event::PeerReply) and
-//! [`Action::PullWrite`]; blocks that nobody can read: their chunks stay dirty.
+//! [`Action::PullWrite`].
 
 use super::member::Member;
 use super::plan::Goal;
@@ -42,6 +43,7 @@ use rmr_proto::Peer;
 use rmr_proto::Run;
 use rmr_proto::Seq;
 use rmr_proto::Status;
+use rmr_proto::BLOCK_SHIFT;
 use rmr_proto::MAX_CLEAR;
 use rmr_proto::MAX_PULL;
 
@@ -89,6 +91,10 @@ struct Pull {
     writing: bool,
     /// It is of no use.
     spoiled: bool,
+    /// Block by block, as something in the chunk cannot be read.
+    careful: bool,
+    /// Members in sync that cannot read this block.
+    tried: MemberSet,
 }
 
 /// A page of a bitmap on its way.
@@ -517,6 +523,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let Some((offset, len)) = shared.geometry().chunk_range(chunk) else {
             return false;
         };
+        let whole = offset..offset + len;
         let len = len.min(MAX_PULL.into()) as u32;
         let Some(from) = self.resync.source(self.sources(any)) else {
             return false;
@@ -535,7 +542,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 deadline: now.after(PATIENCE),
                 writing: false,
                 spoiled: false,
+                careful: false,
+                tried: MemberSet::EMPTY,
             });
+            shared.unreadable.unfind(&whole);
         }
         true
     }
@@ -571,10 +581,69 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.resync.put_off(chunk);
                 self.end_pull(slot, shared);
             }
+            Err(Status::Medium) if !pull.spoiled => {
+                let pull = *pull;
+                self.part_unreadable(now, slot, pull, shared, out);
+            }
             _ => {
                 self.end_pull(slot, shared);
                 self.resync.failed(now);
             }
+        }
+    }
+
+    /// A source cannot read a part: block by block from now on. A block that no member in sync can read is put on the list,
+    /// and the rest goes on.
+    fn part_unreadable<J>(
+        &mut self,
+        now: Time,
+        slot: usize,
+        pull: Pull,
+        shared: &Shared<M, J>,
+        out: &mut impl Out,
+    ) {
+        let sources = self.sources(false);
+        let tried = if pull.careful {
+            pull.tried.with(pull.from)
+        } else {
+            MemberSet::EMPTY
+        };
+        if let Some(from) = sources.minus(tried).iter().next() {
+            let part = Pull {
+                from,
+                len: 1 << BLOCK_SHIFT,
+                careful: true,
+                tried,
+                ..pull
+            };
+            self.ask_part(now, slot, part, shared, out);
+        } else if !sources.is_empty() && shared.unreadable.find(pull.offset >> BLOCK_SHIFT) {
+            self.part_done(now, slot, pull, shared, out);
+        } else {
+            self.end_pull(slot, shared);
+            self.resync.failed(now);
+        }
+    }
+
+    /// Asks for another part of a chunk on its way.
+    fn ask_part<J>(
+        &mut self,
+        now: Time,
+        slot: usize,
+        part: Pull,
+        shared: &Shared<M, J>,
+        out: &mut impl Out,
+    ) {
+        let (offset, len) = (part.offset, part.len);
+        let Some(call) = self.send(part.from, Ask::Pull { offset, len }, out) else {
+            return self.end_pull(slot, shared);
+        };
+        if let Some(place) = self.resync.pulls.get_mut(slot) {
+            *place = Some(Pull {
+                call,
+                deadline: now.after(PATIENCE),
+                ..part
+            });
         }
     }
 
@@ -635,28 +704,48 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         };
         pull.writing = false;
         let done = *pull;
-        let end = shared.geometry().chunk_range(done.chunk);
-        let end = end.map_or(0, |(offset, len)| offset + len);
-        let next = done.offset + u64::from(done.len);
         if result.is_err() || done.spoiled {
             self.end_pull(slot, shared);
             if result.is_err() {
                 self.resync.failed(now);
             }
-        } else if next < end {
+        } else {
             // What was written of it remains; a write to the chunk from now on spoils all of it.
             shared.pulls.ask_again(slot);
-            let len = (end - next).min(MAX_PULL.into()) as u32;
-            let ask = Ask::Pull { offset: next, len };
-            match self.send(done.from, ask, out) {
-                Some(call) => {
-                    if let Some(Some(pull)) = self.resync.pulls.get_mut(slot) {
-                        (pull.call, pull.offset, pull.len) = (call, next, len);
-                        pull.deadline = now.after(PATIENCE);
-                    }
-                }
-                None => self.end_pull(slot, shared),
-            }
+            self.part_done(now, slot, done, shared, out);
+        }
+        // Writes to the chunk waited.
+        out.act(Action::Retry);
+    }
+
+    /// A part of a chunk is written, or on the list: the next one, if there is any.
+    fn part_done<J>(
+        &mut self,
+        now: Time,
+        slot: usize,
+        done: Pull,
+        shared: &Shared<M, J>,
+        out: &mut impl Out,
+    ) {
+        let end = shared.geometry().chunk_range(done.chunk);
+        let end = end.map_or(0, |(offset, len)| offset + len);
+        let offset = done.offset + u64::from(done.len);
+        if offset < end {
+            let most = if done.careful {
+                1 << BLOCK_SHIFT
+            } else {
+                MAX_PULL
+            };
+            let part = Pull {
+                offset,
+                len: (end - offset).min(most.into()) as u32,
+                tried: MemberSet::EMPTY,
+                ..done
+            };
+            self.ask_part(now, slot, part, shared, out);
+        } else if !shared.pulls.is_good(slot) {
+            self.resync.put_off(done.chunk);
+            self.end_pull(slot, shared);
         } else {
             self.resync.note_written(done.chunk);
             self.end_pull(slot, shared);
@@ -668,8 +757,6 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 self.resync.let_go(shared);
             }
         }
-        // Writes to the chunk waited.
-        out.act(Action::Retry);
     }
 
     /// Begins to store what was fetched, or to prove what was pulled; `false` if there is nothing of that.
@@ -688,7 +775,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             }
             Phase::Pulling if self.resync.count != 0 && (full || pause) => {
                 self.resync.proving = self.resync.count;
-                Plan::new(Goal::Prove)
+                for run in self.resync.written.iter().take(self.resync.count) {
+                    if let Some((offset, len)) = shared.geometry().chunk_range(run.first()) {
+                        shared.unreadable.replace(&(offset..offset + len));
+                    }
+                }
+                let mut plan = Plan::new(Goal::Prove);
+                plan.list = shared.unreadable.is_changed() && !on(Bug::UnreadableUnwritten);
+                plan
             }
             _ => return false,
         };

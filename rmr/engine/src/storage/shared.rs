@@ -10,6 +10,7 @@ use super::bitmap::Bitmaps;
 use super::log::Extents;
 use super::pulls::Pulls;
 use super::recent::Recent;
+use super::unreadable::Unreadable;
 use crate::admission;
 use crate::admission::Identity;
 use crate::dedupe;
@@ -25,6 +26,7 @@ use crate::sync::AtomicU64;
 use crate::sync::CacheLine;
 use crate::sync::Guarded;
 use crate::window::WINDOW;
+use rmr_proto::BadBlock;
 use rmr_proto::Geometry;
 use rmr_proto::Header;
 use rmr_proto::MemberId;
@@ -79,6 +81,7 @@ pub struct Shared<M: Memory, J> {
     pub(super) bitmaps: Bitmaps<M>,
     pub(super) extents: Extents<M>,
     pub(super) pulls: Pulls,
+    pub(super) unreadable: Unreadable<M>,
     /// Every write up to this number is stable.
     stable: CacheLine<AtomicU64>,
     /// A flush failed: the disk may have lost anything.
@@ -91,7 +94,7 @@ pub struct Shared<M: Memory, J> {
 
 #[cfg(not(CONFIG_RUST))]
 crate::memory::copy_and_hash!(Shared<HostMemory, J>:
-    geometry, dedupe, recent, bitmaps, extents, pulls, stable, flush_failed, failures, forgiven,
+    geometry, dedupe, recent, bitmaps, extents, pulls, unreadable, stable, flush_failed, failures, forgiven,
 );
 
 impl<M: Memory, J> Shared<M, J> {
@@ -105,6 +108,7 @@ impl<M: Memory, J> Shared<M, J> {
             bitmaps: Bitmaps::new(memory, &geometry)?,
             extents: Extents::new(memory, &geometry)?,
             pulls: Pulls::new(),
+            unreadable: Unreadable::new(memory)?,
             stable: CacheLine::default(),
             flush_failed: AtomicU32::new(0),
             failures: AtomicU64::new(0),
@@ -140,7 +144,12 @@ impl<M: Memory, J> Shared<M, J> {
         match self.dedupe.begin(request.seq, header.watermark, token) {
             dedupe::Verdict::Execute => {}
             dedupe::Verdict::Join => return Verdict::Join,
-            dedupe::Verdict::Done(status) => return Verdict::Done(status),
+            dedupe::Verdict::Done(status) => {
+                if status.is_ok() && self.unreadable.is_pending(offset, len) {
+                    return Verdict::Wait;
+                }
+                return Verdict::Done(status);
+            }
             dedupe::Verdict::Refuse(status) => return Verdict::Refuse(status),
         }
         let seq = request.seq.0;
@@ -171,14 +180,22 @@ impl<M: Memory, J> Shared<M, J> {
     }
 
     /// A write that was to be executed ended. `joined` is called with the token of each duplicate that waits for it.
-    pub fn finish<T>(&self, seq: Seq, status: Status, joined: impl FnMut(T))
+    ///
+    /// `false`: neither is to be answered yet, but to be kept and asked for again, as after [`Verdict::Wait`]: what it
+    /// wrote could not be read before, and a crash now would make that so again.
+    #[must_use]
+    pub fn finish<T>(&self, request: &Request, status: Status, joined: impl FnMut(T)) -> bool
     where
         J: Guarded<Joiners<T>>,
     {
         if !status.is_ok() {
             self.failures.fetch_add(1);
         }
-        self.dedupe.finish(seq, status, joined);
+        // Before a duplicate can find it done.
+        let (offset, len) = (request.offset, u64::from(request.len));
+        let waits = status.is_ok() && self.unreadable.written(offset, len);
+        self.dedupe.finish(request.seq, status, joined);
+        !waits
     }
 
     /// A write that was to be executed was not started, and will not be unless it is asked for again.
@@ -203,7 +220,11 @@ impl<M: Memory, J> Shared<M, J> {
         let (offset, len) = (request.offset, u64::from(request.len));
         self.geometry
             .check(offset, len)
-            .map_err(|_| Status::OutOfRange)
+            .map_err(|_| Status::OutOfRange)?;
+        if self.unreadable.covers(offset, len) {
+            return Err(Status::Medium);
+        }
+        Ok(())
     }
 
     /// A read of the store ended, for a client or another member: how to answer it. What is read after a flush failed may
@@ -287,6 +308,11 @@ impl<M: Memory, J> Shared<M, J> {
     pub fn page(&self, of: MemberId, page: u64) -> impl Iterator<Item = u64> + '_ {
         let page = usize::try_from(page).unwrap_or(usize::MAX);
         self.bitmaps.page(of, page)
+    }
+
+    /// What of the own copy is on the list of unreadable sectors.
+    pub fn unreadable(&self) -> impl Iterator<Item = BadBlock> + '_ {
+        self.unreadable.blocks()
     }
 
     /// Whether a chunk of the copy of a member is dirty, as far as is known here.

@@ -12,6 +12,7 @@ use rmr_engine::storage::Action;
 use rmr_engine::storage::Event;
 use rmr_engine::storage::Member;
 use rmr_engine::storage::Out;
+use rmr_engine::storage::PeerAnswer;
 use rmr_engine::storage::Reader;
 use rmr_engine::storage::Serving;
 use rmr_engine::storage::Shared;
@@ -20,9 +21,12 @@ use rmr_engine::storage::StoreInfo;
 use rmr_engine::storage::Verdict;
 use rmr_engine::sync::HostLock;
 use rmr_engine::time::Time;
+use rmr_proto::Ask;
+use rmr_proto::BadBlock;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Crc32c;
+use rmr_proto::DirtyPage;
 use rmr_proto::Epoch;
 use rmr_proto::EpochRecord;
 use rmr_proto::Features;
@@ -39,6 +43,7 @@ use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
 use rmr_proto::Merge;
 use rmr_proto::Op;
+use rmr_proto::Progress;
 use rmr_proto::Quorum;
 use rmr_proto::Request;
 use rmr_proto::Seq;
@@ -47,6 +52,7 @@ use rmr_proto::Target;
 use rmr_proto::Uuid;
 use rmr_proto::LOG_PAGES;
 use rmr_proto::MAX_MEMBERS;
+use rmr_proto::REPLY_BYTES;
 use std::collections::VecDeque;
 
 /// The host's CRC32C, by a table.
@@ -114,6 +120,10 @@ pub(crate) enum Fact {
     Suspect(u64),
     /// The client detached in order.
     Clean,
+    /// What is old in this block is not read: its chunk is dirty, or it is on the list of unreadable sectors.
+    NotOld(u64),
+    /// This block can be read, and is what this write wrote.
+    Written(u64, u64),
 }
 
 /// A fact, and after how many operations of the disk it is one; and until when.
@@ -134,6 +144,10 @@ enum Todo {
     Retry,
     LogFull,
     Reply(u64, Status),
+    /// Another member is asked: for a page of a bitmap, or for data.
+    Fetch(u64, MemberId, u64),
+    Pull(u64, u64, u32),
+    PullWrite(u64, u64, u32),
 }
 
 #[derive(Default)]
@@ -151,13 +165,24 @@ impl Out for Queue {
             Action::LogFull => Todo::LogFull,
             Action::Reply { call, reply } => Todo::Reply(call, reply.status),
             Action::Failed(status) => panic!("failed: {status}"),
-            Action::SendPeer { .. }
-            | Action::ClosePeer(_)
-            | Action::PullWrite { .. }
-            | Action::Timer(_) => return,
+            Action::SendPeer { call, message, .. } => match message.ask {
+                Ask::FetchDirty { of, page } => Todo::Fetch(call, of, page),
+                Ask::Pull { offset, len } => Todo::Pull(call, offset, len),
+                Ask::Clear { .. } => return,
+            },
+            Action::PullWrite { call, offset, len } => Todo::PullWrite(call, offset, len),
+            Action::ClosePeer(_) | Action::Timer(_) => return,
         });
     }
 }
+
+/// Where the disk keeps a block of data: behind all that the layout has.
+fn data_at(block: u64) -> u64 {
+    (1 << 41) + block * PAGE as u64
+}
+
+/// Content of a block that was pulled.
+const PULLED: u8 = 0xee;
 
 struct FromImage<'a>(&'a Image);
 
@@ -239,6 +264,8 @@ pub(crate) struct Rig {
     log_full: bool,
     /// Something was written since the last flush.
     unstable: bool,
+    /// The one block of data that is looked at, and whether the other members can read it.
+    block: Option<(u64, bool)>,
     now: Time,
 }
 
@@ -266,6 +293,7 @@ impl Rig {
             retry: false,
             log_full: false,
             unstable: false,
+            block: None,
             now: Time(0),
         };
         rig.event(Event::Started);
@@ -295,7 +323,26 @@ impl Rig {
                 Todo::Drain => Event::Drained,
                 Todo::Flush => {
                     self.unstable = false;
+                    self.disk.flush();
                     Event::Flushed(Ok(()))
+                }
+                Todo::Fetch(call, of, page) => {
+                    self.answer_fetch(call, of, page, &mut queue);
+                    continue;
+                }
+                Todo::Pull(call, offset, len) => Event::PeerReply {
+                    call,
+                    result: match self.block_in(offset, len) {
+                        Some((_, false)) => Err(Status::Medium),
+                        _ => Ok(PeerAnswer::Data),
+                    },
+                },
+                Todo::PullWrite(call, offset, len) => {
+                    if let Some((block, _)) = self.block_in(offset, len) {
+                        self.disk.write(data_at(block), &[PULLED; PAGE], false);
+                    }
+                    let result = Ok(());
+                    Event::PullWritten { call, result }
                 }
                 Todo::Retry => {
                     self.retry = true;
@@ -313,6 +360,49 @@ impl Rig {
             self.now = self.now.after(1_000);
             self.member.event(self.now, event, &self.shared, &mut queue);
         }
+    }
+
+    /// Another member in sync knows of nothing that is dirty.
+    fn answer_fetch(&mut self, call: u64, of: MemberId, page: u64, queue: &mut Queue) {
+        let mut buffer = [0; REPLY_BYTES];
+        let bytes = DirtyPage::encode::<Crc>(of, page, [], &mut buffer).unwrap();
+        let answer = PeerAnswer::Page(DirtyPage::parse::<Crc>(bytes).unwrap());
+        let result = Ok(answer);
+        let event = Event::PeerReply { call, result };
+        self.member.event(self.now, event, &self.shared, queue);
+    }
+
+    /// The block that is looked at, if it is in this part.
+    fn block_in(&self, offset: u64, len: u32) -> Option<(u64, bool)> {
+        let part = offset..offset + u64::from(len);
+        self.block
+            .filter(|(block, _)| part.contains(&(block * PAGE as u64)))
+    }
+
+    /// From now on this block is looked at. It is old here, its chunk is dirty, and other members can read it or not.
+    pub(crate) fn look_at(&mut self, block: u64, readable: bool) {
+        self.block = Some((block, readable));
+        self.claim(Fact::NotOld(block));
+        // What is dirty is so until the resync.
+        self.end_claims(|fact| matches!(fact, Fact::Dirty(OWN, _)));
+    }
+
+    /// Goes on with the resync until nothing is dirty.
+    pub(crate) fn resync(&mut self) {
+        for _ in 0..100 {
+            if self.member.progress(&self.shared) == Progress::Ready {
+                return;
+            }
+            self.event(Event::Timer);
+        }
+        panic!("the resync does not end");
+    }
+
+    /// Whether the list of unreadable sectors has the whole block.
+    pub(crate) fn is_listed(&self, block: u64) -> bool {
+        let sectors = 0xff;
+        let mut list = self.shared.unreadable();
+        list.any(|bad| bad == BadBlock { block, sectors })
     }
 
     /// From now on, after any crash.
@@ -462,10 +552,16 @@ impl Rig {
         self.claim(Fact::Clean);
     }
 
-    /// A write of one chunk. What was complete before is below its watermark.
+    /// A write of the first block of a chunk. What was complete before is below its watermark.
     pub(crate) fn write(&mut self, seq: u64, chunk: u64, watermark: u64) -> Status {
+        self.write_block(seq, chunk << (CHUNK_SHIFT - 12), watermark)
+    }
+
+    /// A write of a block.
+    pub(crate) fn write_block(&mut self, seq: u64, block: u64, watermark: u64) -> Status {
         let serving = self.serving.expect("the member serves");
         let config = self.config.clone().unwrap();
+        let chunk = block >> (CHUNK_SHIFT - 12);
         let header = Header {
             pool: POOL,
             member: id(OWN),
@@ -478,15 +574,33 @@ impl Rig {
             op: Op::Write,
             flags: Flags::EMPTY,
             seq: Seq(seq),
-            offset: chunk << CHUNK_SHIFT,
-            len: 4096,
+            offset: block * PAGE as u64,
+            len: PAGE as u32,
             data_offset: 0,
         };
+        let is_looked_at = self.block.is_some_and(|(watched, _)| watched == block);
         loop {
             self.retry = false;
             self.log_full = false;
             match self.shared.write(&serving, &header, &request, seq, |_| ()) {
-                Verdict::Execute => break,
+                Verdict::Execute => {
+                    // From here on the data may be changed.
+                    self.writes.push((seq, chunk));
+                    self.unstable = true;
+                    self.claim(Fact::Suspect(chunk));
+                    let absent = config.table().minus(config.receivers());
+                    for member in absent {
+                        self.claim(Fact::Dirty(member.get(), chunk));
+                    }
+                    if is_looked_at {
+                        self.disk.write(data_at(block), &[seq as u8; PAGE], false);
+                    }
+                    if self.shared.finish(&request, Status::Ok, |_| ()) {
+                        break;
+                    }
+                    self.event(Event::Waiting);
+                    assert!(self.retry, "it is not said when to answer");
+                }
                 Verdict::Wait => {
                     // An extent whose writes are all complete may leave the log.
                     let writes = self.writes.clone();
@@ -498,18 +612,13 @@ impl Rig {
                     }
                     assert!(self.retry, "neither room in the log nor none");
                 }
+                Verdict::Done(Status::Ok) => break,
                 other => panic!("{other:?}"),
             }
         }
-        // From here on the data may be changed.
-        self.writes.push((seq, chunk));
-        self.unstable = true;
-        self.claim(Fact::Suspect(chunk));
-        let absent = config.table().minus(config.receivers());
-        for member in absent {
-            self.claim(Fact::Dirty(member.get(), chunk));
+        if is_looked_at {
+            self.claim(Fact::Written(block, seq));
         }
-        self.shared.finish(Seq(seq), Status::Ok, |_| ());
         Status::Ok
     }
 
@@ -572,6 +681,8 @@ impl Rig {
             .unwrap_or_else(|why| panic!("after {at} operations the store is refused: {why:?}"));
         let report = member.report(&shared);
         let installed = report.installed.as_ref();
+        let is_listed = |block| shared.unreadable().any(|bad| bad.block == block);
+        let content = |block| image.get(&data_at(block)).map_or(0, |page| page[0]);
         for fact in facts {
             let holds = match *fact {
                 Fact::Promised(number) => report.promised.number >= number,
@@ -579,6 +690,11 @@ impl Rig {
                 Fact::Dirty(of, chunk) => shared.dirty(id(of), chunk),
                 Fact::Suspect(chunk) => member.suspect(&shared, chunk),
                 Fact::Clean => installed.is_some_and(|c| c.clean),
+                Fact::NotOld(block) => {
+                    let chunk = block >> (CHUNK_SHIFT - 12);
+                    content(block) != 0 || is_listed(block) || shared.dirty(id(OWN), chunk)
+                }
+                Fact::Written(block, seq) => content(block) == seq as u8 && !is_listed(block),
             };
             assert!(holds, "after {at} operations: not {fact:?}");
         }

@@ -65,6 +65,8 @@ fn check(layout: &Layout, geometry: Geometry) {
     for page in 0..LOG_PAGES {
         inside(layout.log_page(page).unwrap(), layout.activity_log());
     }
+    inside(layout.unreadable(), layout.activity_log());
+    assert!((0..LOG_PAGES).all(|page| layout.log_page(page) != Some(layout.unreadable())));
     assert_eq!(layout.bitmap_page(first, pages), None);
     assert_eq!(layout.log_page(LOG_PAGES), None);
 }

@@ -62,6 +62,16 @@ fn bytes_on_the_wire() {
 }
 
 #[test]
+fn in_two_parts() {
+    let marks = [mark(1, 2, 3)];
+    let bytes = encode(&merge(&marks));
+    let (header, _) = bytes.split_at(MERGE_HEADER_BYTES);
+    assert_eq!(Kind::peek(header), Some(Kind::Merge));
+    assert!(!accepts(header));
+    assert_eq!(Kind::peek(&header[..HEADER_BYTES - 1]), None);
+}
+
+#[test]
 fn damaged() {
     let bytes = encode(&merge(&[mark(8, 9, 2), mark(1 << 40, 1, 6)]));
     refuses_bit_flips(&bytes, accepts);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages of the activity log and of bitmaps.
+//! Pages of the activity log, of bitmaps and of the list of unreadable sectors.
 
 use super::*;
 
@@ -16,6 +16,17 @@ fn log(slots: &[Option<u64>]) -> [u8; RECORD_BYTES] {
     let slots = slots.iter().copied();
     LogPage::encode::<Host>(STORE, 11, AT, slots, &mut buf).unwrap();
     buf
+}
+
+fn unreadable(blocks: &[Option<BadBlock>]) -> [u8; RECORD_BYTES] {
+    let mut buf = [0x55; RECORD_BYTES];
+    let blocks = blocks.iter().copied();
+    UnreadablePage::encode::<Host>(STORE, 11, AT, blocks, &mut buf).unwrap();
+    buf
+}
+
+fn bad(block: u64, sectors: u8) -> BadBlock {
+    BadBlock { block, sectors }
 }
 
 fn bitmap(words: &[u64]) -> [u8; RECORD_BYTES] {
@@ -53,6 +64,8 @@ fn expected(kind: u8, words: &[u64]) -> Vec<u8> {
 fn bytes_on_disk() {
     assert_eq!(crate::MAX_LOG_EXTENTS, 1024);
     assert_eq!(log(&[None, Some(0), Some(9)])[..], expected(4, &[0, 1, 10]));
+    let list = [None, Some(bad(9, 0x81))];
+    assert_eq!(unreadable(&list)[..], expected(6, &[0, 9 << 16 | 0x81]));
     assert_eq!(bitmap(&[5, 0, 1 << 63])[..], expected(5, &[5, 0, 1 << 63]));
 }
 
@@ -103,6 +116,10 @@ fn damaged() {
     refuses_bit_flips(&bytes, |b| LogPage::parse::<Host>(STORE, AT, b).is_ok());
     let bytes = bitmap(&[9]);
     refuses_bit_flips(&bytes, |b| BitmapPage::parse::<Host>(STORE, AT, b).is_ok());
+    let bytes = unreadable(&[Some(bad(9, 1))]);
+    refuses_bit_flips(&bytes, |b| {
+        UnreadablePage::parse::<Host>(STORE, AT, b).is_ok()
+    });
     let bytes = dirty(3, 9, &[5]);
     let accepts = |b: &[u8]| DirtyPage::parse::<Host>(b).is_ok();
     refuses_bit_flips(&bytes, accepts);
@@ -147,6 +164,14 @@ fn refused_fields() {
         BitmapPage::parse::<Host>(other, AT, &bitmap(&[9])),
         Err(store)
     );
+    let good = unreadable(&[Some(bad(9, 1))]);
+    for word in [9u64 << 16, 9 << 16 | 1 << 8 | 1] {
+        let bytes = forged(&good, FRAME, FRAME, &word.to_le_bytes());
+        let parsed = UnreadablePage::parse::<Host>(STORE, AT, &bytes);
+        assert_eq!(parsed, Err(RecordError::Field("block")));
+    }
+    let parsed = UnreadablePage::parse::<Host>(other, AT, &good);
+    assert_eq!(parsed, Err(store));
 
     let good = dirty(3, 9, &[5]);
     let with =
@@ -176,6 +201,12 @@ fn encoder_refuses() {
         LogPage::encode::<Host>(STORE, 1, AT, [Some(u64::MAX)], &mut buf),
         Err(RecordError::Field("extent"))
     );
+    for refused in [bad(1, 0), bad(1 << 48, 1)] {
+        assert_eq!(
+            UnreadablePage::encode::<Host>(STORE, 1, AT, [Some(refused)], &mut buf),
+            Err(RecordError::Field("block"))
+        );
+    }
     let mut reply = [0; REPLY_BYTES];
     assert_eq!(
         DirtyPage::encode::<Host>(member(1), 1, words, &mut reply),
@@ -190,6 +221,14 @@ proptest! {
         let v = LogPage::parse::<Host>(STORE, AT, &bytes).unwrap();
         prop_assert_eq!(v.sequence, 11);
         prop_assert!(v.record.slots().eq(slots.iter().copied().chain(core::iter::repeat(None)).take(LOG_PAGE_SLOTS)));
+    }
+
+    #[test]
+    fn unreadable_round_trip(blocks in proptest::collection::vec(proptest::option::of((0u64..1 << 48, 1u8..)), 0..=UNREADABLE_SLOTS)) {
+        let blocks: Vec<_> = blocks.into_iter().map(|slot| slot.map(|(block, sectors)| bad(block, sectors))).collect();
+        let bytes = unreadable(&blocks);
+        let v = UnreadablePage::parse::<Host>(STORE, AT, &bytes).unwrap();
+        prop_assert!(v.record.slots().eq(blocks.iter().copied().chain(core::iter::repeat(None)).take(UNREADABLE_SLOTS)));
     }
 
     #[test]

@@ -183,7 +183,7 @@ fn any_peer() -> impl Strategy<Value = Peer<'static>> {
     let runs = proptest::collection::vec(run, 1..=MAX_CLEAR);
     let ask = prop_oneof![
         (any_member(), any::<u64>()).prop_map(|(of, page)| Ask::FetchDirty { of, page }),
-        (0u64..1 << 50, 1u32..=256).prop_map(|(block, blocks)| Ask::Pull {
+        (0u64..1 << 50, 1..=MAX_PULL >> 12).prop_map(|(block, blocks)| Ask::Pull {
             offset: block << 12,
             len: blocks << 12,
         }),

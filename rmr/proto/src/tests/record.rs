@@ -21,6 +21,7 @@ prop_compose! {
         promised in prop_oneof![Just(Generation::NONE), any_generation()],
         installed in proptest::option::of(any_config()),
         suspect_all: bool,
+        unreadable: bool,
         bitmaps: u32,
         all_dirty: u32,
     ) -> EpochRecord {
@@ -30,6 +31,7 @@ prop_compose! {
             promised,
             installed,
             suspect_all,
+            unreadable,
             bitmaps,
             all_dirty: MemberSet::from_bits(all_dirty).minus(bitmaps),
         }
@@ -58,6 +60,7 @@ fn sample(incarnation: u64) -> EpochRecord {
         promised: generation,
         installed: None,
         suspect_all: true,
+        unreadable: true,
         bitmaps: MemberSet::from_bits(2),
         all_dirty: MemberSet::from_bits(4),
     }
@@ -75,7 +78,7 @@ fn bytes_on_disk() {
     for number in [1u64 << 30, 11, 0, 3, 4, 5] {
         expected.extend(number.to_le_bytes());
     }
-    for number in [1u32, 2, 4] {
+    for number in [3u32, 2, 4] {
         expected.extend(number.to_le_bytes());
     }
     expected.resize(RECORD_BYTES, 0);
@@ -169,7 +172,7 @@ fn refused_fields() {
     assert_eq!(with(22, &[1]), RecordError::Reserved);
     assert_eq!(with(24, &[0; 16]), RecordError::Field("store UUID"));
     assert_eq!(with(56, &[1]), RecordError::Reserved);
-    assert_eq!(with(FRAME + 24, &[2]), RecordError::Reserved);
+    assert_eq!(with(FRAME + 24, &[4]), RecordError::Reserved);
     assert_eq!(with(FRAME + 36, &[1]), RecordError::Reserved);
     assert_eq!(with(FRAME + 28, &[4]), RecordError::Field("set of bitmaps"));
     assert_eq!(
