@@ -23,7 +23,6 @@ use rmr_proto::Batch;
 use rmr_proto::Header;
 use rmr_proto::Op as WireOp;
 use rmr_proto::Request;
-use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::MAX_BATCH;
 use rmr_proto::MAX_BATCH_BYTES;
@@ -174,7 +173,7 @@ impl Parked {
 /// What is asked of the store for a ticket.
 enum Kind {
     Read,
-    Write(Seq),
+    Write(Request),
     Flush(FlushMark),
 }
 
@@ -182,6 +181,8 @@ enum Kind {
 pub(crate) struct Ticket {
     serving: Entered<Serving>,
     slot: u32,
+    /// Place in the message.
+    index: u32,
     kind: Kind,
 }
 
@@ -191,10 +192,14 @@ impl Ticket {
         let runner = &self.serving.runner;
         let status = match self.kind {
             Kind::Read => runner.hot.end_read(status),
-            Kind::Write(seq) => {
-                runner
-                    .hot
-                    .finish(seq, status, |joined| runner.table.settle(joined, status));
+            Kind::Write(request) => {
+                let joined = |joined| runner.table.settle(joined, status);
+                if !runner.hot.finish(&request, status, joined) {
+                    // Answered when the list of what cannot be read says on disk that this can: the engine tells.
+                    runner.table.wait(self.slot, self.index);
+                    runner.parked.add(self.slot);
+                    return runner.waits();
+                }
                 status
             }
             Kind::Flush(mark) => {
@@ -211,9 +216,9 @@ impl Ticket {
     /// Reports that it was not executed and never will be; its repetition is.
     pub(crate) fn abandon(self) {
         let runner = &self.serving.runner;
-        if let Kind::Write(seq) = self.kind {
+        if let Kind::Write(request) = self.kind {
             let busy = |joined| runner.table.settle(joined, Status::Busy);
-            runner.hot.abandon(seq, busy);
+            runner.hot.abandon(request.seq, busy);
         }
         runner.table.settle(self.slot, Status::Busy);
     }
@@ -380,7 +385,7 @@ fn start(
         WireOp::Read => (StoreOp::Read, Kind::Read, true),
         WireOp::Write => (
             StoreOp::Write { fua: request.fua() },
-            Kind::Write(request.seq),
+            Kind::Write(*request),
             true,
         ),
         WireOp::Flush => (StoreOp::Flush, Kind::Flush(runner.hot.begin_flush()), false),
@@ -389,13 +394,14 @@ fn start(
                 unmap: request.unmap(),
                 fua: request.fua(),
             },
-            Kind::Write(request.seq),
+            Kind::Write(*request),
             false,
         ),
     };
     let done = StoreDone::new(Waiter::Request(Ticket {
         serving: serving.again(),
         slot,
+        index,
         kind,
     }));
     let data = if has_data {
