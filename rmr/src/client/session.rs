@@ -13,6 +13,7 @@ use super::driver::Driver;
 use crate::malformed;
 use crate::refuse;
 use crate::refuse::numbered;
+use crate::refuse::text;
 use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -26,6 +27,7 @@ use rmr_engine::options::Value;
 use rmr_proto::MemberId;
 use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
+use rmr_sys::rand;
 use rmr_sys::sysfs::Writer;
 use rmr_sys::work::Again;
 use rmr_sys::work::Job;
@@ -117,6 +119,9 @@ pub(crate) type Open = Entered<rtrs::Session<Link>>;
 /// A session; see the head of the file.
 pub(crate) struct Session {
     link: Arc<Link>,
+    /// Its name for RTRS: no node has seen it in an earlier run of this host, nor from another host. A node knows the
+    /// session of a client that died for half a minute, and refuses another one of that name.
+    rtrs_name: CString,
     paths: KVec<PathAddr>,
     rtrs: Gate<rtrs::Session<Link>>,
     /// Closes and opens; retired when nobody uses the session any more.
@@ -146,8 +151,10 @@ impl Session {
             }),
             GFP_KERNEL,
         )?;
+        let salt = rand::u64() as u32;
         let session = Arc::new(
             Self {
+                rtrs_name: CString::try_from_fmt(fmt!("{}-{salt:08x}", text(&link.name)))?,
                 link,
                 paths,
                 rtrs: Gate::new(),
@@ -171,7 +178,7 @@ impl Session {
 
     fn connect(&self) -> Result {
         let config = SessionConfig {
-            name: &self.link.name,
+            name: &self.rtrs_name,
             paths: &self.paths,
             port: PORT,
             reconnect_delay_s: RECONNECT_DELAY_S,
