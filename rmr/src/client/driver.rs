@@ -141,6 +141,8 @@ pub(crate) struct Desk {
     pub(crate) pool: Uuid,
     /// The state that was last announced.
     state: State,
+    /// It has served.
+    served: bool,
 }
 
 /// See the head of the file.
@@ -650,8 +652,10 @@ impl Driver {
                 desk.said = now;
             }
         }
-        if core::mem::replace(&mut desk.state, state) != state {
-            self.explain(&state, &desk.coordinator);
+        let was = core::mem::replace(&mut desk.state, state);
+        if was != state {
+            desk.served |= matches!(state, State::Serving);
+            self.explain(&state, desk.served, &desk.coordinator);
         }
         self.stage.store(stage as u32, Release);
         self.changed.wake_all();
@@ -661,7 +665,7 @@ impl Driver {
     /// One line for what the administrator should know.
     #[cold]
     #[inline(never)]
-    fn explain(&self, state: &State, coordinator: &Coordinator<KernelMemory>) {
+    fn explain(&self, state: &State, served: bool, coordinator: &Coordinator<KernelMemory>) {
         let pool = &self.pool;
         match state {
             State::Held => {
@@ -685,8 +689,12 @@ impl Driver {
                 pool
             ),
             State::Failed(refusal) => refuse!((), "pool {}: cannot start: {}", pool, refusal),
-            State::Closed => say!(pr_info, "pool {}: detached", pool),
-            State::Attaching | State::Serving | State::Changing | State::Leaving => {}
+            State::Closed if served => say!(pr_info, "pool {}: detached", pool),
+            State::Closed
+            | State::Attaching
+            | State::Serving
+            | State::Changing
+            | State::Leaving => {}
         }
     }
 
@@ -727,6 +735,7 @@ fn desk(depth: u32) -> Result<KBox<Desk>> {
         progress: [Progress::Unknown; MAX_MEMBERS],
         pool: Uuid::NIL,
         state: State::Closed,
+        served: false,
     };
     Ok(KBox::new(desk, GFP_KERNEL)?)
 }
