@@ -617,10 +617,7 @@ impl Driver {
     fn close(&self, leg: &Leg, no_calls: bool) {
         leg.set_usable(false);
         if no_calls && leg.is_idle() {
-            self.link(leg.member, false);
-            if leg.session.is_connected() {
-                self.link(leg.member, true);
-            }
+            leg.session.as_if_closed(self, leg.member);
         } else {
             leg.session.close();
         }
