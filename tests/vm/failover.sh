@@ -65,7 +65,7 @@ test_kill() {
 	cluster kill node3
 	wait_out 3
 	wait_writes
-	equal "$(device_state p)" running "state of the device"
+	equal "$(device_state p)" ready "state of the device"
 	cluster start node3
 	node_back 3
 	wait_legs in_sync 1 2 3
@@ -96,10 +96,80 @@ test_link() {
 	compare_data_areas p
 }
 
+# The client dies without a word; it, or another one, attaches again.
+test_client_dies() {
+	writes 60
+	sleep 5
+	cluster kill client
+	wait "$writer" || :
+	cluster start client
+	load_client
+	client_join p
+	sysfs_write client "$rmr_client/pools/p/io_timeout" "$pool_io_timeout"
+	for k in 1 2 3; do
+		client_leg p "$k"
+	done
+	client_map p
+	wait_for 20 client "[ -b '$(pool_device p)' ]"
+	writes 5
+	wait_writes
+	wait_legs in_sync 1 2 3
+	compare_data_areas p
+}
+
+# What the application wrote and was told to be stable is there after everything lost its power.
+test_power_loss() {
+	local dev
+	dev=$(pool_device p)
+	client "mkfs.ext4 -q -F $dev && mount $dev /mnt && dd if=/dev/urandom of=/mnt/f bs=1M count=20 conv=fsync status=none &&
+		sha256sum /mnt/f > /mnt/sum && sync && (while :; do date >> /mnt/log; sync -f /mnt; done > /dev/null 2>&1 &)"
+	sleep 3
+	for k in 1 2 3; do
+		cluster kill "node$k"
+	done
+	cluster kill client
+	for k in 1 2 3; do
+		cluster start "node$k"
+		node_back "$k"
+	done
+	cluster start client
+	load_client
+	client_join p
+	sysfs_write client "$rmr_client/pools/p/io_timeout" "$pool_io_timeout"
+	for k in 1 2 3; do
+		client_leg p "$k"
+	done
+	client_map p
+	wait_for 20 client "[ -b '$(pool_device p)' ]"
+	dev=$(pool_device p)
+	client "mount $dev /mnt && cd /mnt && sha256sum -c sum && tail -n 1 log && cd / && umount /mnt && e2fsck -f -n $dev"
+	wait_legs in_sync 1 2 3
+	compare_data_areas p
+}
+
+# A disk is replaced by an empty one: all data comes from the other nodes, none over the client.
+test_replace() {
+	local before after
+	sysfs_write node3 "$brmr_server/stores/p/remove_store" force
+	wait_out 3
+	wipe_backing 3
+	node_store p 3 "$size" force=1
+	before=$(client "cat /sys/class/net/eth1/statistics/tx_bytes")
+	sysfs_write client "$rmr_client/pools/p/sessions/node3/replace" 1
+	wait_legs in_sync 1 2 3
+	after=$(client "cat /sys/class/net/eth1/statistics/tx_bytes")
+	echo "the client sent $((after - before)) bytes while $(bytes "$size") were made equal"
+	((after - before < $(bytes "$size") / 20)) || fail "resync went over the client"
+	compare_data_areas p
+}
+
 cleanup unload_all
 cleanup pool_down p
 run_test "three legs in sync" test_up
 run_test "a node is killed under writes, and comes back" test_kill
 run_test "a node comes back while the application writes" test_back_under_load
 run_test "a node is cut off, and comes back" test_link
+run_test "the client dies" test_client_dies
+run_test "a disk is replaced" test_replace
+run_test "everything loses power" test_power_loss
 finish

@@ -87,6 +87,13 @@ impl Kind {
         })
     }
 
+    /// What a message says that it is, unchecked: a transport carries some kinds in two parts, and has to put them together
+    /// before they can be checked.
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        let (raw, _) = RawHeader::ref_from_prefix(bytes).ok()?;
+        Self::from_wire(raw.kind.get())
+    }
+
     /// The number in messages.
     pub const fn wire(self) -> u16 {
         self as u16

@@ -111,6 +111,10 @@ impl ServerOps for Listener {
                 Some(kind) => self.post(session.into(), kind, header, op),
                 None => self.refuse(&session, WireError::Kind(wire), op),
             },
+            // The rest of it is data, so it is not whole.
+            Err(_) if Kind::peek(header) == Some(Kind::Merge) => {
+                self.post(session.into(), Kind::Merge, header, op)
+            }
             Err(error) => self.refuse(&session, error, op),
         }
     }

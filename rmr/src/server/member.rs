@@ -173,7 +173,7 @@ pub(crate) struct Runner {
     pub(crate) member: MemberId,
     pub(crate) logical_block: u32,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) hot: Hot,
+    pub(crate) hot: KBox<Hot>,
     pub(crate) table: Arc<Table>,
     pub(crate) parked: Parked,
     directory: Arc<Directory>,
@@ -217,44 +217,40 @@ impl Runner {
         queue: &Arc<Queue>,
     ) -> Result<Arc<Self>> {
         let info = store.info();
-        let hot =
-            Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?).map_err(|_| ENOMEM)?;
+        let hot = hot_path(&info)?;
         let engine = load(&*store, &info, &hot)?;
         let runner = Self::assemble(store, &info, (hot, engine), book, directory, table)?;
-        runner.disk.open(queue, &runner)?;
-        runner
-            .reaper
-            .publish(Job::new(queue, runner.clone(), Self::reap)?)
-            .inspect_err(|_| runner.stop())?;
-        runner
-            .job
-            .publish(Job::new(queue, runner.clone(), Self::run)?)
-            .inspect_err(|_| runner.stop())?;
-        let timer = Timer::new(runner.clone(), 0, |runner, _| {
-            runner.ring(bell::TIMER);
-            None
-        });
-        match timer {
-            Ok(timer) => runner.state.lock().shell.timer = Some(timer),
-            Err(error) => {
-                runner.stop();
-                return Err(error);
-            }
-        }
-        runner.ring(bell::START);
-        runner.started.wait();
-        if runner.state.lock().shell.failed.is_some() {
+        let begun = Self::begin(&runner, queue);
+        if begun.is_err() || runner.failed().is_some() {
             runner.stop();
+            begun?;
             return Err(EIO);
         }
         Ok(runner)
+    }
+
+    /// Makes its jobs, and waits until the engine runs.
+    fn begin(this: &Arc<Self>, queue: &Arc<Queue>) -> Result {
+        this.disk.open(queue, this)?;
+        this.reaper
+            .publish(Job::new(queue, this.clone(), Self::reap)?)?;
+        this.job
+            .publish(Job::new(queue, this.clone(), Self::run)?)?;
+        let timer = Timer::new(this.clone(), 0, |runner, _| {
+            runner.ring(bell::TIMER);
+            None
+        })?;
+        this.state.lock().shell.timer = Some(timer);
+        this.ring(bell::START);
+        this.started.wait();
+        Ok(())
     }
 
     #[inline(never)]
     fn assemble(
         store: Arc<dyn Store>,
         info: &StoreInfo,
-        (hot, engine): (Hot, KBox<Engine>),
+        (hot, engine): (KBox<Hot>, KBox<Engine>),
         book: Arc<Book>,
         directory: Arc<Directory>,
         table: Arc<Table>,
@@ -360,6 +356,12 @@ impl Runner {
             state.shell.client = None;
         }
     }
+}
+
+#[inline(never)]
+fn hot_path(info: &StoreInfo) -> Result<KBox<Hot>> {
+    let hot = Hot::new(&KernelMemory, info.geometry(), JoinersLock::new()?);
+    Ok(KBox::new(hot.map_err(|_| ENOMEM)?, GFP_KERNEL)?)
 }
 
 /// Reads the records of a store.

@@ -33,6 +33,7 @@ use rmr_proto::PoolName;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_sys::global::Global;
+use rmr_sys::rand;
 use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::time::sleep_ms;
@@ -183,6 +184,8 @@ pub(crate) struct Registry {
     pools_dir: Dir<()>,
     directory: Arc<Directory>,
     table: Arc<Table>,
+    /// Another number in each run of the module.
+    pub(crate) salt: u32,
     /// Where members run.
     queue: Arc<Queue>,
     /// Where members that failed are started again.
@@ -219,6 +222,7 @@ impl Registry {
                 pools_dir,
                 directory,
                 table,
+                salt: rand::u64() as u32,
                 queue,
                 revivals,
                 inner <- new_mutex!(Inner {

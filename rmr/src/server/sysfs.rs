@@ -14,7 +14,9 @@ use crate::client::session::Wait;
 use crate::client::session::MAX_NAME;
 use crate::malformed;
 use crate::refuse;
+use crate::refuse::text;
 use kernel::prelude::*;
+use kernel::str::CString;
 use kernel::sync::Arc;
 use rmr_engine::options::Key;
 use rmr_engine::options::Options;
@@ -23,6 +25,7 @@ use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::tree::Tree;
+use rtrs::PathAddr;
 
 /// Makes the class and what is in it. Sleeps.
 pub(crate) fn tree() -> Result<Tree<Registry>> {
@@ -142,13 +145,21 @@ fn add_peer(pool: &Arc<Pool>, line: &[u8]) -> Result {
     let paths = session::parse_paths(COMMAND, options.all("path"))?;
     let name = match name {
         Some(name) => session::file_name(COMMAND, name)?,
-        None => session::name_of(&paths)?,
+        None => own_name(&paths)?,
     };
     let registry = client::registry::Registry::get()?;
     let session = registry.get_session(&name, paths, Wait::No)?;
     pool.book
         .add(&pool.name, member, session.clone())
         .inspect_err(|_| registry.put_session(session))
+}
+
+/// A name for a session that nobody named. Names are unique at the node they lead to, so it tells where they come from; and in
+/// which run of this module, as the node may know the session of an earlier one for a while.
+fn own_name(paths: &[PathAddr]) -> Result<CString> {
+    let to = session::name_of(paths)?;
+    let from = Registry::get()?.salt;
+    CString::try_from_fmt(fmt!("{}-{from:08x}", text(&to)))
 }
 
 fn report(pool: &Pool) -> Option<MemberReport> {

@@ -111,6 +111,7 @@ crate::memory::copy_and_hash!(Member<HostMemory, C>:
 impl<M: Memory, C: Crc32c> Member<M, C> {
     /// Reads the metadata of a store. The caller then gives [`Event::Started`]; nothing is answered before the new
     /// incarnation is on disk. `shared` is new.
+    #[inline(never)]
     pub fn start<J>(
         memory: &M,
         info: StoreInfo,
@@ -225,6 +226,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
 
     // ---- What comes from a client ----
 
+    #[inline(never)]
     fn control<J>(
         &mut self,
         call: u64,
@@ -560,6 +562,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     }
 
     /// Does the next step of the plan; `false` if it has to wait for something.
+    #[inline(never)]
     fn step<J>(&mut self, shared: &Shared<M, J>, out: &mut impl Out) -> bool {
         let Some(plan) = &mut self.plan else {
             return false;
