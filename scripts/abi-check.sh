@@ -17,6 +17,7 @@ rmr/src/client/sysfs.rs	MEMBER	sysfs-class-rmr-client	/sys/class/rmr-client/pool
 rmr/src/client/sysfs.rs	SESSION	sysfs-class-rmr-client	/sys/class/rmr-client/sessions/<session>
 rmr/src/server/sysfs.rs	CTL	sysfs-class-rmr-server	/sys/class/rmr-server/ctl
 rmr/src/server/sysfs.rs	POOL	sysfs-class-rmr-server	/sys/class/rmr-server/pools/<pool>
+rmr/src/server/sysfs.rs	PEER	sysfs-class-rmr-server	/sys/class/rmr-server/pools/<pool>/peers/<member_id>
 brmr/src/client.rs	CTL	sysfs-class-brmr-client	/sys/class/brmr-client/ctl
 brmr/src/client.rs	DEVICE	sysfs-class-brmr-client	/sys/class/brmr-client/devices/brmr<N>
 brmr/src/client.rs	BLOCK	sysfs-block-brmr	/sys/block/brmr<N>/brmr

@@ -26,8 +26,9 @@ module! {
 /// The loaded module. Callers of its functions keep it loaded, so when it goes no pool has a volume and no
 /// store is attached.
 struct Rmr {
-    _client: Tree<client::registry::Registry>,
+    // Dropped first: its pools have sessions to other nodes, which are the client's.
     _server: Tree<server::pool::Registry>,
+    _client: Tree<client::registry::Registry>,
 }
 
 impl kernel::Module for Rmr {
@@ -36,9 +37,10 @@ impl kernel::Module for Rmr {
             pr_err!("the kernel's crc32c is not the one of the wire and disk formats\n");
             return Err(EINVAL);
         }
+        let client = client::sysfs::tree()?;
         Ok(Self {
-            _client: client::sysfs::tree()?,
             _server: server::sysfs::tree()?,
+            _client: client,
         })
     }
 }

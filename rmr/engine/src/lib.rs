@@ -13,7 +13,6 @@
 //! | [`lane`] | client | when requests leave, and how many in one message |
 //! | [`anticipation`] | client | whether a lane that became idle waits for more |
 //! | [`readers`] | client | which member answers a read (R4) |
-//! | [`member`] | member | promise, install, detach (R8) |
 //! | [`admission`] | member | whether a message is for this member, as it is now (R5) |
 //! | [`dedupe`] | member | at most one execution of each write (R5) |
 //! | [`storage`] | member | all of the above, epochs, dirty bitmaps, activity log, resync |
@@ -22,8 +21,7 @@
 //! | [`time`], [`memory`] | both | what the caller provides: moments, memory |
 //! | [`planted`] | both | bugs to be found by the simulator; never in a kernel |
 //!
-//! [`client`] and [`storage`] are the whole engine, and what the simulator runs. On a storage node the kernel modules still
-//! run [`member`] in the place of the latter, which knows no resync.
+//! [`client`] and [`storage`] are the two halves that decide; the kernel modules and the simulator run the same.
 
 #![cfg_attr(not(CONFIG_RUST), no_std)]
 #![forbid(unsafe_code)]
@@ -36,7 +34,6 @@ pub mod anticipation;
 pub mod client;
 pub mod dedupe;
 pub mod lane;
-pub mod member;
 pub mod memory;
 pub mod options;
 pub mod overlap;

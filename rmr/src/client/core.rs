@@ -58,6 +58,7 @@ use rmr_sys::lock::IrqLocks;
 use rmr_sys::percpu::Counters;
 use rmr_sys::timer::Timer;
 use rmr_sys::work::Job;
+use rtrs::Dir;
 use rtrs::IoData;
 
 /// Largest write-zeroes request in bytes: one region of overlap control.
@@ -72,7 +73,7 @@ pub(crate) enum Counter {
     ReadMessages,
     /// Requests in messages to all receivers.
     Writes,
-    /// Messages to all receivers, each counted once.
+    /// Messages to all receivers, each counted once; and those with what is sent again to one.
     WriteMessages,
 }
 
@@ -301,6 +302,16 @@ impl Core {
     #[inline]
     pub(crate) fn sending(&self, tag: u32) -> Sending {
         self.places[tag as usize].get(tag)
+    }
+
+    /// Counts a message with so many requests.
+    pub(crate) fn count(&self, dir: Dir, requests: usize) {
+        let (each, one) = match dir {
+            Dir::Write => (Counter::Writes, Counter::WriteMessages),
+            Dir::Read => (Counter::Reads, Counter::ReadMessages),
+        };
+        self.counters.add(each as usize, requests as u64);
+        self.counters.add(one as usize, 1);
     }
 
     /// The set of lanes of a consumer's queue.

@@ -141,6 +141,8 @@ pub(crate) struct Desk {
     pub(crate) pool: Uuid,
     /// The state that was last announced.
     state: State,
+    /// It has served.
+    served: bool,
 }
 
 /// See the head of the file.
@@ -615,10 +617,7 @@ impl Driver {
     fn close(&self, leg: &Leg, no_calls: bool) {
         leg.set_usable(false);
         if no_calls && leg.is_idle() {
-            self.link(leg.member, false);
-            if leg.session.is_connected() {
-                self.link(leg.member, true);
-            }
+            leg.session.as_if_closed(self, leg.member);
         } else {
             leg.session.close();
         }
@@ -650,8 +649,10 @@ impl Driver {
                 desk.said = now;
             }
         }
-        if core::mem::replace(&mut desk.state, state) != state {
-            self.explain(&state, &desk.coordinator);
+        let was = core::mem::replace(&mut desk.state, state);
+        if was != state {
+            desk.served |= matches!(state, State::Serving);
+            self.explain(&state, desk.served, &desk.coordinator);
         }
         self.stage.store(stage as u32, Release);
         self.changed.wake_all();
@@ -661,7 +662,7 @@ impl Driver {
     /// One line for what the administrator should know.
     #[cold]
     #[inline(never)]
-    fn explain(&self, state: &State, coordinator: &Coordinator<KernelMemory>) {
+    fn explain(&self, state: &State, served: bool, coordinator: &Coordinator<KernelMemory>) {
         let pool = &self.pool;
         match state {
             State::Held => {
@@ -685,8 +686,12 @@ impl Driver {
                 pool
             ),
             State::Failed(refusal) => refuse!((), "pool {}: cannot start: {}", pool, refusal),
-            State::Closed => say!(pr_info, "pool {}: detached", pool),
-            State::Attaching | State::Serving | State::Changing | State::Leaving => {}
+            State::Closed if served => say!(pr_info, "pool {}: detached", pool),
+            State::Closed
+            | State::Attaching
+            | State::Serving
+            | State::Changing
+            | State::Leaving => {}
         }
     }
 
@@ -727,6 +732,7 @@ fn desk(depth: u32) -> Result<KBox<Desk>> {
         progress: [Progress::Unknown; MAX_MEMBERS],
         pool: Uuid::NIL,
         state: State::Closed,
+        served: false,
     };
     Ok(KBox::new(desk, GFP_KERNEL)?)
 }

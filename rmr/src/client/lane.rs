@@ -11,7 +11,6 @@
 //! Locks: a lane's, then a batch's. Nothing is sent or completed under either.
 
 use super::core::Core;
-use super::core::Counter;
 use super::driver::Driver;
 use super::leg::Home;
 use super::leg::Leg;
@@ -431,12 +430,7 @@ fn send(core: &Entered<Core>, way: Way<'_>, place: usize) -> bool {
         Way::All => Dir::Write,
         Way::One(_) => Dir::Read,
     };
-    let (requests, messages) = match dir {
-        Dir::Write => (Counter::Writes, Counter::WriteMessages),
-        Dir::Read => (Counter::Reads, Counter::ReadMessages),
-    };
-    core.counters.add(requests as usize, len as u64);
-    core.counters.add(messages as usize, 1);
+    core.count(dir, len);
     let mut body = [0; MAX_BATCH_BYTES];
     let mut encoder = BatchEncoder::new(&mut body);
     for ticket in tickets {

@@ -288,6 +288,7 @@ impl Leg {
         } else {
             Dir::Write
         };
+        core.count(dir, 1);
         message.ctx_mut().start(core, this, sending.ticket);
         let status = match encoder.finish::<KernelCrc>(&core.data.header(&sending, self.member)) {
             Ok(header) => match session.send(permit, message, dir, header) {

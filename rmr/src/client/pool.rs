@@ -92,8 +92,10 @@ const IO_TIMEOUT_MS: u64 = 20_000;
 /// Longest pause before a member that failed is taken back.
 const MAX_BACKOFF: u64 = 60 * SECOND;
 
-/// How long members that are missing are waited for when a pool is attached to, in ms, and how often it is looked.
+/// How long members that are missing are waited for when a pool is attached to, in ms: if some of those that were added are
+/// not connected, and if all are. And how often it is looked.
 const ATTACH_MS: u64 = 20_000;
+const CONNECTED_MS: u64 = 5_000;
 const LOOK_MS: u32 = 250;
 
 /// How often it is said that a pool that is being closed waits, in ms.
@@ -350,20 +352,29 @@ impl Pool {
         for other in admin.members.iter().map(|member| &member.report) {
             let pools = (other.pool.non_nil(), report.pool.non_nil());
             if other.member == id {
-                refused = Some("another session leads to a member of the same id");
+                refused = Some((
+                    EEXIST,
+                    "two nodes have that member id in this pool; join it with another one on one of them",
+                ));
             } else if other.store == report.store {
-                refused = Some("another member has the same store");
+                refused = Some((EEXIST, "another member has the same store"));
             } else if other.geometry != report.geometry {
-                refused = Some("its size or chunk size is not that of the other members");
+                refused = Some((
+                    numbered(bindings::EMEDIUMTYPE),
+                    "its size or chunk size differ from those of the other members; create its store anew",
+                ));
             } else if matches!(pools, (Some(a), Some(b)) if a != b) {
-                refused = Some("its store belongs to another pool than those of the other members");
+                refused = Some((
+                    numbered(bindings::EMEDIUMTYPE),
+                    "its store and those of the other members belong to different pools",
+                ));
             }
         }
         match refused {
             None => Ok(()),
-            Some(why) => Err(refuse!(
-                EINVAL,
-                "add_sess: pool {}, session {}, member {}: {}",
+            Some((errno, why)) => Err(refuse!(
+                errno,
+                "add_sess: pool {}, session {}, member id {}: {}",
                 self.name,
                 text(session.name()),
                 id,
@@ -496,6 +507,10 @@ impl Pool {
         consumer: Arc<dyn Consumer>,
         idle: bool,
     ) -> Result<(Arc<Driver>, VolumeLimits)> {
+        // Before anything is written, if that is known.
+        if let Some(geometry) = self.geometry() {
+            self.check_size(size, &geometry)?;
+        }
         let (driver, caps) = self.begin(depth, consumer, idle)?;
         let limits = self
             .wait_attached(&driver)
@@ -644,7 +659,7 @@ impl Pool {
     /// Waits until the pool serves; an error says why it will not.
     #[inline(never)]
     fn wait_attached(&self, driver: &Driver) -> Result {
-        let until = now_ms() + ATTACH_MS;
+        let begun = now_ms();
         loop {
             match driver.wait(LOOK_MS, |stage| stage != Stage::Begins) {
                 Ok(()) => break,
@@ -660,7 +675,13 @@ impl Pool {
                     history,
                 })?;
             }
-            if now_ms() >= until {
+            // Who is missing may come only where there is a session.
+            let patience = if self.all_connected() {
+                CONNECTED_MS
+            } else {
+                ATTACH_MS
+            };
+            if now_ms() - begun >= patience && driver.stage() == Stage::Begins {
                 return Err(self.not_attached(driver));
             }
         }
@@ -669,6 +690,11 @@ impl Pool {
             State::Failed(refusal) => Err(errno(&refusal)),
             _ => Err(EIO),
         }
+    }
+
+    fn all_connected(&self) -> bool {
+        let admin = self.admin.lock();
+        admin.members.iter().all(|m| m.session.is_connected())
     }
 
     #[cold]
@@ -714,6 +740,13 @@ impl Pool {
     fn caps(&self, admin: &Admin) -> Result<Caps> {
         let mut max = (rmr_proto::MAX_IO, u16::MAX);
         let mut connected = false;
+        if admin.members.is_empty() {
+            return Err(refuse!(
+                EINVAL,
+                "pool {}: cannot start: no member was added; add them (add_sess)",
+                self.name
+            ));
+        }
         for attrs in admin.members.iter().filter_map(|m| m.session.attrs().ok()) {
             connected = true;
             let segments = u16::try_from(attrs.max_segments).unwrap_or(u16::MAX);
@@ -722,7 +755,7 @@ impl Pool {
         if !connected {
             return Err(refuse!(
                 numbered(bindings::ENOTCONN),
-                "pool {}: cannot start: no session is connected; add one (add_sess), check the nodes and the network",
+                "pool {}: cannot start: no session is connected; check the nodes and the network",
                 self.name
             ));
         }
@@ -1088,9 +1121,7 @@ fn take_down(ways: &[Reach], driver: &Arc<Driver>) {
 /// The error of a refusal.
 fn errno(refusal: &Refusal) -> Error {
     match refusal {
-        Refusal::NoMember | Refusal::Missing(_) | Refusal::NoMajority(_) => {
-            numbered(bindings::ENOTCONN)
-        }
+        Refusal::NoMember | Refusal::Missing(_) | Refusal::NoMajority(_) => ENXIO,
         Refusal::InUse(_) | Refusal::Busy => EBUSY,
         Refusal::TimedOut => ETIMEDOUT,
         Refusal::Lost => EIO,

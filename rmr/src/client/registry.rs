@@ -57,7 +57,7 @@ impl tree::Registry for Registry {
         &REGISTRY
     }
 
-    /// Leaves all pools, which closes all sessions.
+    /// Leaves all pools, which closes their sessions, and closes those of others.
     fn stop(&self) {
         loop {
             let pool = self.inner.lock().pools.pop();
@@ -65,6 +65,11 @@ impl tree::Registry for Registry {
                 Some(pool) => pool.dismantle(self),
                 None => break,
             }
+        }
+        // A session that stayed open would outlive the module.
+        let sessions = core::mem::take(&mut self.inner.lock().sessions);
+        for shared in &sessions {
+            shared.session.end();
         }
     }
 }

@@ -99,6 +99,18 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Tells that there is a connection, unless it was lost meanwhile.
+    fn tell_up(&self) {
+        let watchers = self.watchers.lock();
+        if self.up.load(Relaxed) {
+            for watcher in watchers.iter() {
+                watcher.driver.link(watcher.member, true);
+            }
+        }
+    }
+}
+
 impl LinkHandler for Link {
     fn link(&self, event: LinkEvent) {
         let up = matches!(event, LinkEvent::Reconnected);
@@ -228,9 +240,7 @@ impl Session {
             Ok(()) => {
                 this.pause_ms.store(FIRST_PAUSE_MS, Relaxed);
                 pr_info!("session {}: open again\n", &*this.link.name);
-                if this.link.up.load(Relaxed) {
-                    this.link.tell(true);
-                }
+                this.link.tell_up();
                 Again::No
             }
             Err(_) => {
@@ -256,6 +266,15 @@ impl Session {
             driver.link(member, true);
         }
         Ok(())
+    }
+
+    /// Lets a driver, of which nothing is in flight, believe that the connection was lost, and is as it is. Sleeps.
+    pub(crate) fn as_if_closed(&self, driver: &Driver, member: MemberId) {
+        let _watchers = self.link.watchers.lock();
+        driver.link(member, false);
+        if self.is_connected() {
+            driver.link(member, true);
+        }
     }
 
     /// Ends what [`Self::watch`] began. Sleeps.

@@ -510,7 +510,7 @@ impl fmt::Display for Refusal {
             Self::NoMember => f.write_str("no member can be reached: see that the servers run"),
             Self::Missing(ids) => write!(
                 f,
-                "members {ids} are needed: start their servers, or force a start without them"
+                "members {ids} are missing: start their servers, or force a start without them"
             ),
             Self::NoMajority(ids) => write!(
                 f,
