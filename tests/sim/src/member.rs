@@ -76,6 +76,7 @@ use rmr_proto::RECORD_BYTES;
 use rmr_proto::REPLY_BYTES;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::fmt;
 use std::rc::Rc;
 
 /// The hot path of a member, as used here: a token is the number of a task.
@@ -163,13 +164,33 @@ enum Act {
     Serve(Option<Serving>),
     Drain,
     Flush,
-    SendPeer(u64, MemberId, Kind, Vec<u8>, String),
+    SendPeer(u64, MemberId, Kind, Vec<u8>, Asked),
     ClosePeer(MemberId),
     PullWrite(u64, u64, u32),
     Retry,
     LogFull,
     Timer(Time),
     Failed(Status),
+}
+
+/// What a member asks another one for, as the trace has it.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Page(MemberId, u64),
+    Data(u64, u32),
+    Clear(usize),
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Asked::Page(of, page) => write!(f, "fetch of m{of}, page {page}"),
+            Asked::Data(offset, len) => {
+                write!(f, "pull {}+{}", offset / SECTOR, u64::from(len) / SECTOR)
+            }
+            Asked::Clear(runs) => write!(f, "clear {runs} runs"),
+        }
+    }
 }
 
 /// Keeps actions until the engine returns.
@@ -192,14 +213,12 @@ impl Out for Outbox {
                 let mut buf = [0; MAX_PEER_BYTES];
                 let bytes = message.encode::<Crc>(&mut buf);
                 let bytes = bytes.map(<[u8]>::to_vec).unwrap_or_default();
-                let text = match message.ask {
-                    Ask::FetchDirty { of, page } => format!("fetch of m{of}, page {page}"),
-                    Ask::Pull { offset, len } => {
-                        format!("pull {}+{}", offset / SECTOR, u64::from(len) / SECTOR)
-                    }
-                    Ask::Clear { runs } => format!("clear {} runs", runs.len()),
+                let asked = match message.ask {
+                    Ask::FetchDirty { of, page } => Asked::Page(of, page),
+                    Ask::Pull { offset, len } => Asked::Data(offset, len),
+                    Ask::Clear { runs } => Asked::Clear(runs.len()),
                 };
-                Act::SendPeer(call, to, message.kind(), bytes, text)
+                Act::SendPeer(call, to, message.kind(), bytes, asked)
             }
             Action::ClosePeer(to) => Act::ClosePeer(to),
             Action::PullWrite { call, offset, len } => Act::PullWrite(call, offset, len),
@@ -1328,9 +1347,9 @@ impl Node {
                 }
             }
             Act::Flush => self.begin(env, Access::Flush, For::Settle),
-            Act::SendPeer(call, to, kind, bytes, text) => {
+            Act::SendPeer(call, to, kind, bytes, asked) => {
                 let host = Host::Member(observer::number(to));
-                env.line(&self.host, format_args!("{text} to {host}"));
+                env.line(&self.host, format_args!("{asked} to {host}"));
                 let packet = Packet {
                     bytes,
                     data: [].into(),
