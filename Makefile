@@ -60,7 +60,7 @@ mutants:
 
 .PHONY: sim
 sim:
-	@scripts/enter cargo run --quiet --locked --release -p rmr-sim --bin sim -- \
+	@scripts/enter cargo run --quiet --locked --profile $(if $(SEED),release,fast) -p rmr-sim --bin sim -- \
 		$(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000)) $(SIM)
 
 .PHONY: coverage
