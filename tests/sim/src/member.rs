@@ -335,6 +335,8 @@ pub struct Node {
     accesses: BTreeMap<u64, For>,
     /// Calls of its own that are not answered: the engine's numbers for them.
     calls: BTreeMap<u64, (u64, Kind)>,
+    /// Marks that are not acknowledged, by call.
+    merges: BTreeMap<u64, Vec<u8>>,
     /// What pulls brought, until it is written.
     pulled: BTreeMap<u64, Rc<[u64]>>,
     todo: VecDeque<Todo>,
@@ -373,6 +375,7 @@ impl Node {
             parked: VecDeque::new(),
             accesses: BTreeMap::new(),
             calls: BTreeMap::new(),
+            merges: BTreeMap::new(),
             pulled: BTreeMap::new(),
             todo: VecDeque::new(),
             timer: Time::NEVER,
@@ -547,6 +550,7 @@ impl Node {
         self.parked.clear();
         self.accesses.clear();
         self.calls.clear();
+        self.merges.clear();
         self.pulled.clear();
         self.todo.clear();
         self.timer = Time::NEVER;
@@ -1253,6 +1257,7 @@ impl Node {
                         call: number(call),
                         message: &message,
                     };
+                    self.merges.extend(call.map(|call| (call, bytes.clone())));
                     member.event(now, event, hot, out);
                 }
             }
@@ -1321,6 +1326,9 @@ impl Node {
                             what,
                         });
                     }
+                }
+                if kind == Kind::Merge {
+                    self.merged(env, call, status);
                 }
                 let answer = Answer {
                     status: Status::Ok,
@@ -1412,6 +1420,37 @@ impl Node {
                 let after = env.random.scaled(MS, SECOND);
                 env.queue.after(after, WorldEvent::Start(self.member));
             }
+        }
+    }
+
+    /// Marks are acknowledged: they are on disk (R6), but for what is clean again. While there are others under way, a chunk
+    /// may have been marked again.
+    fn merged(&mut self, env: &mut Env, call: u64, status: Status) {
+        let bytes = self.merges.remove(&call);
+        let (Some(bytes), Some(engine)) = (bytes, self.engine()) else {
+            return;
+        };
+        if status != Status::Ok || !self.merges.is_empty() || self.image.record().is_none() {
+            return;
+        }
+        let Ok(merge) = rmr_proto::Merge::parse::<Crc>(&bytes) else {
+            return;
+        };
+        let missing = merge.marks.iter().find_map(|mark| {
+            let members = mark.members().iter();
+            let mut all = members.flat_map(|of| mark.run().range().map(move |chunk| (of, chunk)));
+            all.find(|&(of, chunk)| engine.hot.dirty(of, chunk) && !self.image.is_dirty(of, chunk))
+        });
+        if let Some((of, chunk)) = missing {
+            let what = format!(
+                "member {} acknowledges a list: chunk {chunk} of {of} is not on its disk",
+                self.member
+            );
+            env.observer.violate(Violation {
+                rule: Rule::Unmarked,
+                time: env.now(),
+                what,
+            });
         }
     }
 

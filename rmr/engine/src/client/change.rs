@@ -190,7 +190,9 @@ impl<M: Memory> Coordinator<M> {
             return false;
         }
         turn.data.shut(true);
-        self.part_with(leaves, turn);
+        if !on(Bug::LeaverStays) {
+            self.part_with(leaves, turn);
+        }
         self.begin(Goal::Edit(command), turn)
     }
 
@@ -252,6 +254,9 @@ impl<M: Memory> Coordinator<M> {
             Goal::Join(id) => {
                 let report = self.peers.get(id.index())?.report.as_ref()?;
                 next.catching_up = next.catching_up.with(id);
+                if on(Bug::AcceptOtherStore) {
+                    *next.members.get_mut(id.index())? = Some(report.store);
+                }
                 *next.incarnations.get_mut(id.index())? = report.incarnation;
             }
             Goal::Promote(id) => {
@@ -490,24 +495,22 @@ impl<M: Memory> Coordinator<M> {
         };
         // Who catches up may have pulled what it has not been sent yet, from the member that is dropped: it is to have what the
         // others have, whether they get it or not.
-        let behind = table.minus(next.in_sync);
-        // The last one in sync: its copy is right by definition.
-        let right = next.in_sync.iter().take(1).collect();
+        let behind = table.minus(if on(Bug::ListForAbsentOnly) {
+            receivers
+        } else {
+            next.in_sync
+        });
+        // A write that failed, failed on the last member in sync: its copy is right by definition, and all others are behind.
         let mut len = 0;
         let mut more = None;
         for view in turn.data.views_from(from).filter(View::writes) {
-            let members = if view.failed && !on(Bug::NoMarkOfFailed) {
-                table.minus(right)
-            } else {
-                behind
-            };
-            if members.is_empty() || view.len == 0 || on(Bug::NoLists) {
+            if behind.is_empty() || view.len == 0 || on(Bug::NoLists) {
                 continue;
             }
             let first = view.offset >> shift;
             let last = (view.offset + u64::from(view.len - 1)) >> shift;
             // At most 4 MiB of chunks of at least 4 KiB.
-            let mark = Mark::new(Run::new(first, (last - first + 1) as u32), members);
+            let mark = Mark::new(Run::new(first, (last - first + 1) as u32), behind);
             let Some(place) = self.marks.get_mut(len) else {
                 more = Some(view.ticket.tag as usize);
                 break;

@@ -391,7 +391,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if config.generation != promised {
             return Err(admission::other_generation(promised, config.generation));
         }
-        if config.store(own) != Some(self.info.store) && !on(Bug::AcceptOtherStore) {
+        if config.store(own) != Some(self.info.store) {
             return Err(Status::WrongMember);
         }
         let receives = config.receivers().contains(own);
@@ -848,6 +848,8 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             Goal::Start => {
                 self.life = Life::Up;
                 if on(Bug::IgnoreRestart) {
+                    self.log.clear(&shared.extents);
+                    self.log_suspect = false;
                     self.installed(&plan, shared, out);
                 }
             }

@@ -390,7 +390,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let Some(config) = &self.record.installed else {
             return MemberSet::EMPTY;
         };
-        let of = if any && !on(Bug::PullFromInSyncOnly) {
+        let of = if any {
             config.receivers()
         } else {
             config.in_sync
