@@ -691,15 +691,9 @@ impl Client {
     }
 
     fn close_session(&mut self, env: &mut Env, member: MemberId) {
-        let host = Host::Member(observer::number(member));
-        let now = env.now();
-        let Some(calls) = env.network.break_now(now, self.host, host, None) else {
+        let Some(calls) = env.close_session(self.host, member) else {
             return;
         };
-        env.line(
-            &self.host,
-            format_args!("closes the session with {host}, {} calls", calls.len()),
-        );
         for call in calls {
             self.give_back(call);
         }

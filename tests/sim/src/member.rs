@@ -1455,16 +1455,7 @@ impl Node {
     }
 
     fn close_session(&mut self, env: &mut Env, to: MemberId) {
-        let host = Host::Member(observer::number(to));
-        let now = env.now();
-        let Some(calls) = env.network.break_now(now, self.host, host, None) else {
-            return;
-        };
-        env.line(
-            &self.host,
-            format_args!("closes the session with {host}, {} calls", calls.len()),
-        );
-        for call in calls {
+        for call in env.close_session(self.host, to).unwrap_or_default() {
             if let Some((call, kind)) = self.calls.remove(&call) {
                 let result = Err(Status::Disconnected);
                 self.todo.push_back(Todo::PeerReply(call, kind, result));
