@@ -92,7 +92,7 @@ bugs! {
     /// 3: the next epoch is derived from an unfinished one.
     DeriveFromUnfinished = 250, CONFIGURATIONS;
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
-    FlushOnlyInSync = 2000, STABLE;
+    FlushOnlyInSync = 0, STABLE;
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
     TellOnlyInSync = 500, MARKS;
     /// 7: a volume goes on with a member that restarted.
@@ -112,7 +112,7 @@ bugs! {
     /// 15: a configuration counts without a majority.
     NoMajority = 500, CLIENTS;
     /// 15: a pool starts without all in-sync members.
-    StartWithoutAllInSync = 100, CLIENTS;
+    StartWithoutAllInSync = 500, CLIENTS;
     /// A volume goes on after a forced start, whatever the application was told.
     ForceOnOpenDevice = 1000, DATA;
     /// A member whose removal was not completed stays in sync, and so does the connection: without that it would be dropped, too.
@@ -155,7 +155,7 @@ bugs! {
     /// tells, too.
     AcceptOtherStore = 500, DATA;
     /// 28: a member that cannot be taken back is tried again at once.
-    NoPauses = 100, TIME;
+    NoPauses = 250, TIME;
     // Storage side.
     /// 18: a page of which something may be missing is believed.
     TrustSuspicious = 2000, MARKS;
@@ -189,7 +189,7 @@ bugs! {
     /// Of the first two either is enough: in another incarnation it obeys nobody, and what it does not serve cannot be asked for.
     IgnoreRestart = 100, ADMISSION;
     /// 13: a configuration replaces a newer one.
-    InstallOldEpoch = 100, CONFIGURATIONS;
+    InstallOldEpoch = 500, CONFIGURATIONS;
     /// 26: what a member vouches for in a promise is not stable.
     NoPromiseFlush = 100, STABLE;
     /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
@@ -239,7 +239,7 @@ bugs! {
     /// What is read is answered although a flush has failed meanwhile.
     ReadAfterFailedFlush = 2000, DATA;
     /// A flush that succeeds after another one failed vouches for what that one lost.
-    VouchAfterFailedFlush = 4000, STABLE;
+    VouchAfterFailedFlush = 2000, STABLE;
     /// A promise is answered before it is on disk.
     PromiseUnwritten = 100, CLIENTS;
 }
