@@ -736,6 +736,42 @@ fn a_source_that_hangs() {
     assert_eq!(world.nodes[1].data, world.truth);
 }
 
+/// All that is asked for together fails, for long: each member is asked again and again, the one that can answer in the end, too.
+#[test]
+fn every_source_has_its_turn() {
+    let mut world = World::new(5);
+    let one = MemberSet::only(id(0));
+    let nobody = MemberSet::EMPTY;
+    assert_eq!(world.install(one, nobody, nobody), Status::Ok);
+    for chunk in 0..20 {
+        world.write(chunk);
+    }
+    (1..5).for_each(|of| world.promise(of));
+    let back = world.others(0);
+    assert_eq!(world.install(one, back, back), Status::Ok);
+    let mut asked = [0; 5];
+    for round in 0..2000 {
+        match world.nodes[1].sent.front() {
+            Some((call, to, _, Wanted::Pull(..))) if round < 1000 => {
+                let (call, to) = (*call, *to);
+                asked[to] += 1;
+                if asked[0] == 1 {
+                    world.answer(1);
+                    continue;
+                }
+                world.nodes[1].sent.pop_front();
+                let result = Err(Status::Io);
+                world.nodes[1].event(Event::PeerReply { call, result });
+            }
+            _ => {
+                world.answer(1);
+            }
+        }
+    }
+    assert_eq!(world.nodes[1].progress(), Progress::Ready);
+    assert!([0, 2, 3, 4].iter().all(|&of| asked[of] > 2), "{asked:?}");
+}
+
 /// Its host may have restarted without a loss of power: the disk still has in its cache what it wrote before.
 #[test]
 fn a_promise_is_stable_after_a_restart() {
