@@ -1082,6 +1082,43 @@ fn a_witness_that_restarted_is_asked_once() {
     assert!(world.config().receivers().contains(id(1)));
 }
 
+/// A start is forced with one of three. It can replace and remove the others, and is opened again without force; who came
+/// counts from then on.
+#[test]
+fn a_forced_minority_is_repaired() {
+    let mut world = World::attach(3, Quorum::Majority);
+    world.cut(2);
+    world.cut(3);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    let force = Admin::Force {
+        lost: set(&[2, 3]),
+        history: Uuid([201; 16]),
+    };
+    world.event(Event::Admin(force));
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().voters(), set(&[1]));
+    world.cut(1);
+    world.member(1).up = true;
+    world.event(Event::LinkUp(id(1)));
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    let mut new = Member::new(2);
+    new.report.store = Uuid([22; 16]);
+    world.shell.members.insert(id(2), new);
+    world.event(Event::LinkUp(id(2)));
+    world.event(Event::Admin(Admin::Replace(id(2))));
+    world.event(Event::Admin(Admin::Remove(id(3))));
+    world.run(3 * SECOND);
+    assert_eq!(world.shell.answers, [Ok(()); 3]);
+    assert_eq!(world.config().table(), set(&[1, 2]));
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+    assert_eq!(world.config().voters(), set(&[1, 2]));
+    world.cut(2);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+}
+
 /// Who promises while others install does not count as one that has.
 #[test]
 fn a_witness_that_was_not_asked_does_not_count() {

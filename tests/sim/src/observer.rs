@@ -449,12 +449,10 @@ impl Observer {
         });
         known.persisted |= rmr_checkers::bit(member);
         let receivers = config.receivers().bits();
-        // A forced start does not need a majority: that it can be had without one is what it is for (R7).
-        let goes_on = self.lineage.is_none_or(|of| of == config.history);
-        let is_forced = !goes_on && Some(name) > self.newest;
+        // In a history that was forced, those count that take part in it (R7).
+        let voters = config.voters().bits();
         let enough = config.quorum == Quorum::Off
-            || is_forced
-            || known.persisted.count_ones() * 2 > config.table().len();
+            || (known.persisted & voters).count_ones() * 2 > voters.count_ones();
         // A client that has attached anew has given up what is of its generations before.
         let mut attached = self.attached.iter();
         let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);

@@ -19,7 +19,7 @@
 //! Who stays in sync is asked before all others, as it may have restarted unnoticed: then it refuses, nobody has the
 //! configuration, and who was to leave, and may alone have all data, is in sync by all that is installed anywhere.
 //!
-//! With `quorum=majority` a configuration counts when a majority of the table has it; members that are no receivers
+//! With `quorum=majority` a configuration counts when a majority of its voters has it, and of those before; members that are no receivers
 //! but have promised the generation are asked to keep it, too.
 
 use super::coordinator::Coordinator;
@@ -316,10 +316,10 @@ impl<M: Memory> Coordinator<M> {
 
     /// Whether these members suffice for a configuration to count.
     fn counts(&self, next: &Config, members: MemberSet) -> bool {
-        let old = self.config.as_ref().map_or(members, Config::table);
+        let old = self.config.as_ref().map_or(members, Config::voters);
         next.quorum == Quorum::Off
             || on(Bug::NoMajority)
-            || (is_majority(members, next.table()) && is_majority(members, old))
+            || (is_majority(members, next.voters()) && is_majority(members, old))
     }
 
     fn can_count(&self, next: &Config) -> bool {

@@ -192,9 +192,9 @@ fn has_forgotten(report: &MemberReport, config: &Config) -> bool {
     }
 }
 
-/// Whether `members` are more than half of `table`.
-pub fn is_majority(members: MemberSet, table: MemberSet) -> bool {
-    members.intersection(table).len() * 2 > table.len()
+/// Whether `members` are more than half of `voters`.
+pub fn is_majority(members: MemberSet, voters: MemberSet) -> bool {
+    members.intersection(voters).len() * 2 > voters.len()
 }
 
 /// Decides.
@@ -386,8 +386,8 @@ fn next_config<'a>(
                 Quorum::Off if !missing.is_empty() && !on(Bug::StartWithoutAllInSync) => {
                     return Err(Refusal::Missing(missing))
                 }
-                Quorum::Majority if !is_majority(parts, last.table()) => {
-                    return Err(Refusal::NoMajority(last.table().minus(parts)))
+                Quorum::Majority if !is_majority(parts, last.voters()) => {
+                    return Err(Refusal::NoMajority(last.voters().minus(parts)))
                 }
                 _ => {}
             }
