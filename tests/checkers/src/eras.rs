@@ -67,6 +67,8 @@ pub(crate) struct Eras {
     apart: FxHashSet<u32>,
     /// Position of the first attach of a client.
     attached: FxHashMap<u32, usize>,
+    /// The generation of its last one.
+    generations: FxHashMap<u32, u64>,
 }
 
 impl Eras {
@@ -134,10 +136,13 @@ impl Eras {
                     forced,
                 } => {
                     self.attached.entry(*client).or_insert(at);
+                    let own = self.generations.insert(*client, *generation);
                     if self.superseded.contains_key(client) {
                         // Of a lower generation it is no attach after the one that replaced it, but one before that, of which
-                        // a member was late. Each of its requests is looked at.
-                        if *generation < highest {
+                        // a member was late. So it is above all that the client had until then. Each of its requests is
+                        // looked at.
+                        let late = *generation < highest && own.is_none_or(|own| own < *generation);
+                        if late {
                             continue;
                         }
                         let what = format!("client {client} attached again after it was replaced");
