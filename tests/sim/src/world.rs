@@ -34,6 +34,7 @@ use rmr_engine::time::Time;
 use rmr_proto::Config;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
+use rmr_proto::Quorum;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -1057,7 +1058,9 @@ impl World {
     }
 
     /// The pool does not start. If that is for a member in sync whose store is gone for good, it is to start without. If
-    /// there was no other, as its disk lost the only record of what it persisted (R19), with what is left.
+    /// there was no other, as its disk lost the only record of what it persisted (R19), with what is left. With a quorum, any
+    /// store that is gone may be the one without which there is no majority: of a table that was to be smaller, and is known to
+    /// somebody, two of three may not be enough.
     fn force(&mut self, config: &Config) {
         let node = |id: MemberId| self.nodes.get(&crate::observer::number(id));
         let forgot = |id: MemberId| {
@@ -1069,7 +1072,11 @@ impl World {
                 config.store(id) != Some(node.store()) || node.is_doubtful() || forgot(id)
             })
         };
-        let lost: MemberSet = config.in_sync.iter().filter(|&id| is_gone(id)).collect();
+        let needed = match config.quorum {
+            Quorum::Off => config.in_sync,
+            Quorum::Majority => config.table(),
+        };
+        let lost: MemberSet = needed.iter().filter(|&id| is_gone(id)).collect();
         let left = config.in_sync.minus(lost);
         let waits = self
             .clients

@@ -795,12 +795,18 @@ fn forced_minority_of_a_quorum() {
     let value = scene.write(0, 8);
     for member in [2, 3] {
         scene.crash(member, true);
-        scene.world.replace_disk(member);
+        let world = &mut scene.world;
+        world
+            .nodes
+            .get_mut(&member)
+            .unwrap()
+            .replace(&mut world.env);
     }
     scene.until("held", |scene| scene.state() == Some(State::Held));
+    scene.pass(5 * SECOND);
+    assert!(!scene.is_served());
     let history = Uuid::from_random([7; 16]);
     let lost = [id(2), id(3)].into_iter().collect();
-    scene.until("forced", |scene| scene.state() == Some(State::Held));
     scene.command(Admin::Force { lost, history });
     scene.until("served", Scene::is_served);
     for member in [2, 3] {
