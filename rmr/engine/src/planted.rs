@@ -94,7 +94,7 @@ bugs! {
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
     FlushOnlyInSync = 0, STABLE;
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
-    TellOnlyInSync = 500, MARKS;
+    TellOnlyInSync = 2000, MARKS;
     /// 7: a volume goes on with a member that restarted.
     ResumeFromRestarted = 250, DATA;
     /// 8: requests start while a drop is being installed.
