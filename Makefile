@@ -3,7 +3,7 @@
 # Everything happens in a Debian 13 root in the cache ($RMR_CACHE, ~/.cache/rmr), which is made on first use;
 # the checkout stays clean. KERNEL= selects the kernel: 7.2, 7.3, an exact release, or empty for the newest.
 
-export KERNEL TESTS SHORT_TESTS SHARD PARTS
+export KERNEL TESTS SHORT_TESTS
 # A variable that means something else to bash.
 unexport SECONDS
 MAKEFLAGS += --no-print-directory
@@ -21,7 +21,7 @@ help:
 	@echo 'make model      every order of events in tiny pools, with few faults (MODEL=--help)'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
-	@echo 'make mutants    change the sources of engine and proto, and see which changes no test notices (SHARD=k/n: a sample)'
+	@echo 'make mutants    change the sources of engine and proto, and see which changes no test notices (MUTANTS=--help)'
 	@echo 'make modules    build rmr.ko and brmr.ko (CLIPPY=1: lint; KRUSTFLAGS=-Dwarnings: no warnings)'
 	@echo 'make format     format the Rust sources'
 	@echo 'make kernel     get the kernel and what is needed to build modules for it'
@@ -56,11 +56,11 @@ fuzz:
 
 .PHONY: mutants
 mutants:
-	@scripts/mutants.sh $(MUTANTS)
+	@scripts/enter scripts/mutants.py $(MUTANTS)
 
 .PHONY: sim
 sim:
-	@scripts/enter cargo run --quiet --locked --release -p rmr-sim --bin sim -- \
+	@scripts/enter cargo run --quiet --locked --profile $(if $(SEED),release,fast) -p rmr-sim --bin sim -- \
 		$(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000)) $(SIM)
 
 .PHONY: coverage

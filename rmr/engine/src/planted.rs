@@ -92,9 +92,9 @@ bugs! {
     /// 3: the next epoch is derived from an unfinished one.
     DeriveFromUnfinished = 250, CONFIGURATIONS;
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
-    FlushOnlyInSync = 2000, STABLE;
+    FlushOnlyInSync = 0, STABLE;
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
-    TellOnlyInSync = 500, MARKS;
+    TellOnlyInSync = 2000, MARKS;
     /// 7: a volume goes on with a member that restarted.
     ResumeFromRestarted = 250, DATA;
     /// 8: requests start while a drop is being installed.
@@ -112,13 +112,13 @@ bugs! {
     /// 15: a configuration counts without a majority.
     NoMajority = 500, CLIENTS;
     /// 15: a pool starts without all in-sync members.
-    StartWithoutAllInSync = 100, CLIENTS;
+    StartWithoutAllInSync = 500, CLIENTS;
     /// A volume goes on after a forced start, whatever the application was told.
     ForceOnOpenDevice = 1000, DATA;
-    /// A member whose removal was not completed stays in sync.
-    LeaverStays = 0, CLIENTS;
+    /// A member whose removal was not completed stays in sync, and so does the connection: without that it would be dropped, too.
+    LeaverStays = 1000, CONFIGURATIONS;
     /// A pool of the same name is taken for the right one.
-    TakeAnyPool = 0, DATA;
+    TakeAnyPool = 250, ADMISSION;
     /// 18: a store known to be rolled back is taken.
     AcceptRolledBack = 1000, DATA;
     /// 16: a store of another history is overwritten unasked.
@@ -127,8 +127,8 @@ bugs! {
     IgnoreFence = 100, CLIENTS;
     /// 19: reads go to members that are catching up, and they answer.
     ReadFromCatchingUp = 100, ADMISSION;
-    /// 20: a write that failed is not marked.
-    NoMarkOfFailed = 0, MARKS;
+    /// 20: the chunks of writes in flight, failed ones among them, are not told of members that are catching up.
+    ListForAbsentOnly = 1000, MARKS;
     /// 21: as many extents as one likes in flight.
     NoExtentBudget = 2000, TIME;
     /// 23: the in-sync set is kept in spite of suspects.
@@ -148,20 +148,21 @@ bugs! {
     /// 3: the number of a configuration that was given up is used again.
     ReuseEpoch = 250, CONFIGURATIONS;
     /// 22: the last member in sync is dropped for the error of one request.
-    DropLastForError = 0, TIME;
+    DropLastForError = 500, TIME;
     /// 24: a new store gets the place of another one, and nobody has all of it dirty.
     NewStoreUnmarked = 100, MARKS;
-    /// 24: a store is taken for the one that had its place, by client and member.
-    AcceptOtherStore = 0, DATA;
+    /// 24: a store that comes back gets the place of another one, whatever its numbers are, and however empty it is: each of these
+    /// tells, too.
+    AcceptOtherStore = 500, DATA;
     /// 28: a member that cannot be taken back is tried again at once.
-    NoPauses = 100, TIME;
+    NoPauses = 250, TIME;
     // Storage side.
     /// 18: a page of which something may be missing is believed.
-    TrustSuspicious = 0, MARKS;
+    TrustSuspicious = 2000, MARKS;
     /// After a crash the good copy of a record is overwritten before the other one is repaired.
     RepairLast = 250, READABLE;
     /// 5: the chunks of the log are not dirty on absent members after a restart.
-    ForgetLogOfAbsent = 0, MARKS;
+    ForgetLogOfAbsent = 500, MARKS;
     /// 9: the table of executed writes outlives an episode.
     KeepDuplicates = 100, ADMISSION;
     /// A write does not wait for its extent to be in the log.
@@ -184,11 +185,11 @@ bugs! {
     PromiseWithoutDrain = 100, ADMISSION;
     /// 17: a generation is promised to two clients.
     IgnoreNonce = 1000, CLIENTS;
-    /// 6: a member that restarted goes on as if it had not, in the incarnation it had and with what was installed. Of these two
-    /// either is enough: in another incarnation it obeys nobody, and what it does not serve cannot be asked for.
-    IgnoreRestart = 0, ADMISSION;
+    /// 6: a member that restarted goes on as if it had not, in the incarnation it had, with what was installed, and nothing is suspect.
+    /// Of the first two either is enough: in another incarnation it obeys nobody, and what it does not serve cannot be asked for.
+    IgnoreRestart = 100, ADMISSION;
     /// 13: a configuration replaces a newer one.
-    InstallOldEpoch = 100, CONFIGURATIONS;
+    InstallOldEpoch = 500, CONFIGURATIONS;
     /// 26: what a member vouches for in a promise is not stable.
     NoPromiseFlush = 100, STABLE;
     /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
@@ -209,8 +210,6 @@ bugs! {
     IgnoreEpochOfPeers = 500, DATA;
     /// 22: anybody is asked for what was missed, and gives it, dirty or not.
     ServeDirty = 100, DATA;
-    /// 22: only members in sync are asked for what was missed.
-    PullFromInSyncOnly = 0, TIME;
     /// 25: a discard is no write: what it changes is dirty nowhere.
     DiscardUnmarked = 100, MARKS;
     /// What was pulled before chunks were marked counts for them.
@@ -236,7 +235,11 @@ bugs! {
     /// A change of the log is not written.
     LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.
-    AckListsEarly = 0, MARKS;
+    AckListsEarly = 100, MARKS;
+    /// What is read is answered although a flush has failed meanwhile.
+    ReadAfterFailedFlush = 2000, DATA;
+    /// A flush that succeeds after another one failed vouches for what that one lost.
+    VouchAfterFailedFlush = 2000, STABLE;
     /// A promise is answered before it is on disk.
     PromiseUnwritten = 100, CLIENTS;
 }

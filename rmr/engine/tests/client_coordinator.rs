@@ -785,6 +785,78 @@ fn members_come_and_go() {
 }
 
 #[test]
+fn commands_that_make_no_sense() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.shell.members.insert(id(3), Member::new(3));
+    world.event(Event::LinkUp(id(3)));
+    let mut answer = |command: Admin, change: &dyn Fn(&mut MemberReport)| {
+        let third = &mut world.member(3).report;
+        *third = Member::new(3).report;
+        change(third);
+        world.event(Event::Admin(command));
+        world.run(MILLISECOND);
+        world.shell.answers.pop().unwrap()
+    };
+    let outsider = [
+        Admin::Remove(id(3)),
+        Admin::Maintenance(id(3), true),
+        Admin::Replace(id(3)),
+    ];
+    for command in outsider {
+        let refusal = Err(Refusal::NotMember(id(3)));
+        assert_eq!(answer(command, &|_| ()), refusal, "{command:?}");
+    }
+    let done = [
+        Admin::Add(id(2)),
+        Admin::Replace(id(2)),
+        Admin::Maintenance(id(2), false),
+    ];
+    for command in done {
+        let refusal = Err(Refusal::Already(id(2)));
+        assert_eq!(answer(command, &|_| ()), refusal, "{command:?}");
+    }
+    // Stores that do not fit.
+    let mut add = |change: &dyn Fn(&mut MemberReport)| answer(Admin::Add(id(3)), change);
+    let other = add(&|report| report.member = id(4));
+    assert_eq!(other, Err(Refusal::NotMember(id(3))));
+    let pool = add(&|report| report.pool = Uuid([101; 16]));
+    assert_eq!(pool, Err(Refusal::Pool(id(3))));
+    let copy = add(&|report| report.store = Uuid([1; 16]));
+    assert_eq!(copy, Err(Refusal::SameStore(id(3))));
+    let smaller = add(&|report| report.geometry = Geometry::new(32 << 20, 16).unwrap());
+    assert_eq!(smaller, Err(Refusal::Geometry(id(3))));
+    let blocks = add(&|report| report.limits.logical_block = 4096);
+    assert_eq!(blocks, Err(Refusal::Geometry(id(3))));
+    assert_eq!(answer(Admin::Maintenance(id(2), true), &|_| ()), Ok(()));
+    let last = Err(Refusal::LastCopy(id(1)));
+    assert_eq!(answer(Admin::Replace(id(1)), &|_| ()), last);
+    assert_eq!(world.config().table(), set(&[1, 2]));
+}
+
+#[test]
+fn an_attach_that_others_prevent() {
+    let mut world = World::new(2);
+    world.member(2).answer = Some((Kind::Promise, Status::InUse));
+    world.open(Quorum::Off);
+    world.run(MILLISECOND);
+    let alive = State::Failed(Refusal::InUse(id(2)));
+    assert_eq!(world.coordinator.state(), alive);
+    // Somebody else is faster, each time.
+    let mut world = World::new(2);
+    world.member(2).answer = Some((Kind::Promise, Status::StaleGeneration));
+    world.open(Quorum::Off);
+    let mut lost = 1;
+    while world.coordinator.state() == State::Attaching {
+        assert!(lost < 1000, "gives up some time");
+        world.member(2).answer = Some((Kind::Promise, Status::StaleGeneration));
+        world.run(MILLISECOND / 2);
+        lost += u32::from(world.member(2).answer.is_none());
+    }
+    assert_eq!(world.coordinator.state(), State::Failed(Refusal::Busy));
+    assert_eq!(lost, 9);
+}
+
+#[test]
 fn a_join_waits_for_what_is_in_flight() {
     let mut world = World::attach(2, Quorum::Off);
     world.cut(2);
@@ -1008,6 +1080,43 @@ fn a_witness_that_restarted_is_asked_once() {
     world.run(3 * SECOND);
     assert_eq!(world.coordinator.state(), State::Serving);
     assert!(world.config().receivers().contains(id(1)));
+}
+
+/// A start is forced with one of three. It can replace and remove the others, and is opened again without force; who came
+/// counts from then on.
+#[test]
+fn a_forced_minority_is_repaired() {
+    let mut world = World::attach(3, Quorum::Majority);
+    world.cut(2);
+    world.cut(3);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    let force = Admin::Force {
+        lost: set(&[2, 3]),
+        history: Uuid([201; 16]),
+    };
+    world.event(Event::Admin(force));
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().voters(), set(&[1]));
+    world.cut(1);
+    world.member(1).up = true;
+    world.event(Event::LinkUp(id(1)));
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    let mut new = Member::new(2);
+    new.report.store = Uuid([22; 16]);
+    world.shell.members.insert(id(2), new);
+    world.event(Event::LinkUp(id(2)));
+    world.event(Event::Admin(Admin::Replace(id(2))));
+    world.event(Event::Admin(Admin::Remove(id(3))));
+    world.run(3 * SECOND);
+    assert_eq!(world.shell.answers, [Ok(()); 3]);
+    assert_eq!(world.config().table(), set(&[1, 2]));
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+    assert_eq!(world.config().voters(), set(&[1, 2]));
+    world.cut(2);
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
 }
 
 /// Who promises while others install does not count as one that has.

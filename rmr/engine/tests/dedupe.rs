@@ -181,6 +181,23 @@ fn a_refused_message_changes_nothing() {
     assert_eq!(real.begin(Seq(1), Seq(0), 0), Verdict::Execute);
 }
 
+/// The last number there is, and one that has the same low bits as a running write.
+#[test]
+fn numbers_end_where_slots_do() {
+    const LAST: u64 = (1 << 52) - 1;
+    let real = table(4);
+    assert_eq!(real.begin(Seq(5), Seq(4), 0), Verdict::Execute);
+    assert!(!real.finish::<u32>(Seq(LAST + 1 + 5), Status::Ok, |_| ()));
+    assert_eq!(real.begin(Seq(5), Seq(4), 0), Verdict::Join);
+    assert!(real.finish::<u32>(Seq(5), Status::Ok, |_| ()));
+    assert_eq!(real.begin(Seq(LAST), Seq(LAST - 1), 0), Verdict::Execute);
+    assert!(real.finish::<u32>(Seq(LAST), Status::Ok, |_| ()));
+    assert_eq!(
+        real.begin(Seq(LAST + 1), Seq(LAST), 0),
+        Verdict::Refuse(Status::OutOfWindow)
+    );
+}
+
 #[test]
 fn every_status_comes_back() {
     let real = table(1);

@@ -3,6 +3,7 @@
 //! `lane` and `anticipation` driven as a lane is: arrivals, plugs, completions, a timer.
 
 use proptest::prelude::*;
+use rmr_engine::anticipation::Anticipation;
 use rmr_engine::anticipation::Expiry;
 use rmr_engine::lane::decide;
 use rmr_engine::lane::Caps;
@@ -302,6 +303,105 @@ fn a_plug_that_fills_a_message_does_not_wait() {
         shell.submit(pages(1), false);
     }
     assert_eq!(shell.sizes(), [8]);
+}
+
+/// The eighth request makes it full; so does one that does not fit any more, which is found out when it comes.
+#[test]
+fn a_message_is_full_by_count_or_by_what_comes_next() {
+    let mut shell = Shell::new(CAPS);
+    for n in 1..=8 {
+        assert_eq!(shell.sizes(), [0; 0], "{n}");
+        shell.submit(pages(1), false);
+    }
+    assert_eq!(shell.sizes(), [8]);
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..3 {
+        assert_eq!(shell.sizes(), [0; 0]);
+        shell.submit(pages(6), false);
+    }
+    assert_eq!(shell.sizes(), [2]);
+}
+
+#[test]
+fn full_in_each_way() {
+    let with = |requests, data, segments| Caps {
+        requests,
+        data,
+        segments,
+        in_flight: 1,
+    };
+    let mut fill = Fill::new();
+    for part in [pages(1), pages(2)] {
+        assert_eq!(fill.add(&CAPS, &part), Fit::Added);
+    }
+    assert_eq!(fill.segments(), 3);
+    assert!(!fill.is_full(&with(3, 4 * GAP, 4)));
+    assert!(fill.is_full(&with(2, 4 * GAP, 4)));
+    assert!(fill.is_full(&with(3, 3 * GAP, 4)));
+    assert!(fill.is_full(&with(3, 4 * GAP, 3)));
+}
+
+/// What is left behind a message makes the next one, whole.
+#[test]
+fn what_is_left_is_counted_again() {
+    let mut shell = Shell::new(CAPS);
+    for _ in 0..4 * 8 + 12 {
+        shell.submit(pages(1), false);
+    }
+    assert_eq!(shell.sizes(), [8; 4]);
+    shell.complete();
+    shell.complete();
+    assert_eq!(shell.sizes(), [8, 8, 8, 8, 8, 4]);
+}
+
+/// A lane at rest whose messages take `ns`: one was sent at 0 and comes back now.
+fn back_after(ns: u64, answered: u16, queued: u32) -> Option<u64> {
+    let mut anticipation = Anticipation::new();
+    anticipation.sent(0);
+    anticipation.completed(ns, answered, queued, 8)
+}
+
+#[test]
+fn what_is_worth_waiting_for() {
+    assert_eq!(back_after(100_000, 2, 0), Some(50_000));
+    assert_eq!(back_after(100_000, 1, 0), None);
+    assert_eq!(back_after(100_000, 1, 1), Some(50_000));
+    // A whole message is there.
+    assert_eq!(back_after(100_000, 8, 8), None);
+    assert_eq!(back_after(4_000, 2, 0), Some(2_000));
+    assert_eq!(back_after(3_998, 2, 0), None);
+    assert_eq!(back_after(1 << 40, 2, 0), Some(2_000_000));
+}
+
+/// Two misses in a row use up the trust of one hit; then every 32nd chance is a trial.
+#[test]
+fn trust_is_won_and_lost() {
+    let mut now = 0;
+    let mut anticipation = Anticipation::new();
+    let mut chance = |anticipation: &mut Anticipation| {
+        anticipation.sent(now);
+        now += 100_000;
+        let wait = anticipation.completed(now, 2, 0, 8);
+        (now, wait)
+    };
+    for _ in 0..3 {
+        let (at, wait) = chance(&mut anticipation);
+        let over = at + wait.unwrap();
+        assert_eq!(anticipation.expired(over), Expiry::Over);
+    }
+    for passed in 1..32 {
+        assert_eq!(chance(&mut anticipation).1, None, "{passed}");
+    }
+    // The trial is a hit: one of trust, and one more.
+    assert!(chance(&mut anticipation).1.is_some());
+    assert!(!anticipation.reached(1));
+    assert!(anticipation.reached(2));
+    for left in [1, 0] {
+        let (at, wait) = chance(&mut anticipation);
+        let over = at + wait.unwrap();
+        assert_eq!(anticipation.expired(over), Expiry::Over, "{left}");
+    }
+    assert_eq!(chance(&mut anticipation).1, None);
 }
 
 #[test]

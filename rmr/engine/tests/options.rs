@@ -66,6 +66,10 @@ fn errors_say_what_is_possible() {
         error("pool=a pool=b"),
         "option \"pool\" is given twice, it can be given once"
     );
+    assert_eq!(
+        error("pool=a path=b path=c size=1 size=2"),
+        "option \"size\" is given twice, it can be given once"
+    );
     for line in ["=a", "pool=", "pool=a\x01", "p\u{e4}=1"] {
         assert!(
             error(line).contains("is not of the form key=value"),
@@ -97,6 +101,7 @@ fn values() {
         ("64k", 65536),
         ("0x10", 16),
         ("1M", 1 << 20),
+        ("2g", 2 << 30),
         ("16T", 1 << 44),
     ] {
         assert_eq!(value(text).bytes_size(0..=u64::MAX), Ok(size), "{text}");
@@ -119,7 +124,15 @@ fn values() {
     assert_eq!(value("1500").milliseconds(0..=99_999), Ok(1500));
     assert_eq!(value("15s").milliseconds(0..=99_999), Ok(15_000));
     assert_eq!(value("15ms").milliseconds(0..=99_999), Ok(15));
-    assert_eq!(value("y").boolean(), Ok(true));
+    for (text, yes) in [
+        ("y", true),
+        ("1", true),
+        ("n", false),
+        ("0", false),
+        ("off", false),
+    ] {
+        assert_eq!(value(text).boolean(), Ok(yes), "{text}");
+    }
     assert!(value("2").boolean().is_err());
     assert_eq!(value("32").member().map(|m| m.get()), Ok(32));
     assert!(value("33").member().is_err() && value("0").member().is_err());
@@ -140,6 +153,7 @@ fn values() {
     assert_eq!(value("abc").text_up_to(3), Ok("abc"));
     assert!(value("abcd").text_up_to(3).is_err());
     assert!(Value::single("x", b"a b").is_err());
+    assert!(Value::single("x", b"a\x01b").is_err());
     assert_eq!(Value::single("x", b"\n"), Err(Error::Missing { key: "x" }));
 }
 

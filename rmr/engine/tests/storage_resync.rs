@@ -736,6 +736,42 @@ fn a_source_that_hangs() {
     assert_eq!(world.nodes[1].data, world.truth);
 }
 
+/// All that is asked for together fails, for long: each member is asked again and again, the one that can answer in the end, too.
+#[test]
+fn every_source_has_its_turn() {
+    let mut world = World::new(5);
+    let one = MemberSet::only(id(0));
+    let nobody = MemberSet::EMPTY;
+    assert_eq!(world.install(one, nobody, nobody), Status::Ok);
+    for chunk in 0..20 {
+        world.write(chunk);
+    }
+    (1..5).for_each(|of| world.promise(of));
+    let back = world.others(0);
+    assert_eq!(world.install(one, back, back), Status::Ok);
+    let mut asked = [0; 5];
+    for round in 0..2000 {
+        match world.nodes[1].sent.front() {
+            Some((call, to, _, Wanted::Pull(..))) if round < 1000 => {
+                let (call, to) = (*call, *to);
+                asked[to] += 1;
+                if asked[0] == 1 {
+                    world.answer(1);
+                    continue;
+                }
+                world.nodes[1].sent.pop_front();
+                let result = Err(Status::Io);
+                world.nodes[1].event(Event::PeerReply { call, result });
+            }
+            _ => {
+                world.answer(1);
+            }
+        }
+    }
+    assert_eq!(world.nodes[1].progress(), Progress::Ready);
+    assert!([0, 2, 3, 4].iter().all(|&of| asked[of] > 2), "{asked:?}");
+}
+
 /// Its host may have restarted without a loss of power: the disk still has in its cache what it wrote before.
 #[test]
 fn a_promise_is_stable_after_a_restart() {
@@ -795,6 +831,94 @@ fn somebody_else_is_meant() {
         };
         assert_eq!(node.control(&promise), status);
     }
+}
+
+/// Late copies, and what no client sends: refused, and nothing changes.
+#[test]
+fn what_is_not_for_a_member() {
+    let mut world = World::new(2);
+    let config = world.config.clone();
+    let node = &mut world.nodes[0];
+    let to = node.target();
+    let mut ask = |message: &Control, other_alive: bool| {
+        node.reply = None;
+        node.event(Event::Control {
+            call: 1,
+            message,
+            other_alive,
+        });
+        assert!(node.serving.is_some() || node.reply.as_ref().unwrap().0.is_ok());
+        node.reply.as_ref().unwrap().0
+    };
+    let promise = |number: u64, takeover: bool| Control::Promise {
+        to,
+        generation: Generation { number, nonce: 2 },
+        takeover,
+    };
+    assert_eq!(ask(&promise(2, false), true), Status::InUse);
+    assert_eq!(ask(&promise(1, true), false), Status::StaleGeneration);
+    let detach = |nonce: u64, epoch: u64| Control::Detach {
+        to,
+        generation: Generation { number: 1, nonce },
+        epoch: Epoch(epoch),
+        watermark: Seq::NONE,
+    };
+    assert_eq!(ask(&detach(2, 1), false), Status::StaleGeneration);
+    assert_eq!(ask(&detach(1, 0), false), Status::StaleEpoch);
+    assert_eq!(ask(&detach(1, 2), false), Status::InstallFirst);
+    let install = |joins: bool, change: &dyn Fn(&mut Config)| {
+        let mut config = config.clone();
+        config.epoch = Epoch(2);
+        change(&mut config);
+        Control::Install {
+            to,
+            config,
+            assign: false,
+            joins,
+            discard: false,
+        }
+    };
+    let behind = |config: &mut Config| {
+        config.in_sync = MemberSet::only(id(1));
+        config.catching_up = MemberSet::only(id(0));
+    };
+    for (message, status) in [
+        (install(false, &|c| c.clean = true), Status::Invalid),
+        (
+            install(false, &|c| c.in_sync = MemberSet::EMPTY),
+            Status::Invalid,
+        ),
+        (install(false, &behind), Status::Invalid),
+        (
+            install(true, &|c| c.in_sync = MemberSet::only(id(1))),
+            Status::Invalid,
+        ),
+        (
+            install(false, &|c| c.members[0] = Some(Uuid([7; 16]))),
+            Status::WrongMember,
+        ),
+        (
+            install(false, &|c| c.incarnations[0] = Incarnation(1 << 40)),
+            Status::StaleIncarnation,
+        ),
+        (
+            install(false, &|c| c.history = Uuid([7; 16])),
+            Status::Diverged,
+        ),
+        (
+            install(false, &|c| {
+                (c.epoch, c.in_sync) = (Epoch(1), MemberSet::only(id(1)));
+            }),
+            Status::StaleEpoch,
+        ),
+        (install(false, &|_| ()), Status::Ok),
+        (detach(1, 2), Status::Ok),
+        (detach(1, 2), Status::Ok),
+    ] {
+        assert_eq!(ask(&message, false), status, "{message:?}");
+    }
+    // It has left; that was asked twice.
+    assert!(world.nodes[0].serving.is_none());
 }
 
 /// A flush that fails may take acknowledged data with it, before anybody hears of it: what is read then may be older.

@@ -196,6 +196,18 @@ impl Config {
             .unwrap_or(Epoch::NONE)
     }
 
+    /// Members of which a majority is needed, with such a quorum: all of the table. In a history that was forced, those that
+    /// have had a configuration of it: who was given up, or never came, would keep it from being repaired.
+    pub fn voters(&self) -> MemberSet {
+        let Some(fork) = self.forked_from else {
+            return self.table();
+        };
+        let came = self.table().iter();
+        came.filter(|id| self.persisted(*id) > fork.epoch)
+            .collect::<MemberSet>()
+            .union(self.receivers())
+    }
+
     /// Whether a store that has `older` installed may be brought to this one: both are of one history, or this one's
     /// history began where `older` or a later one was. If not, the store is diverged (R7).
     pub fn follows(&self, older: &Self) -> bool {

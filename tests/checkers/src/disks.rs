@@ -41,7 +41,6 @@ use crate::sectors::Sectors;
 use crate::violation::Rule;
 use crate::violation::Time;
 use crate::violation::Violation;
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -97,51 +96,99 @@ impl Sector {
     }
 }
 
+/// What sectors of a chunk have in common: for each of the possible contents, the members that hold it, as a set.
+#[derive(Clone, Debug, Default)]
+struct Pattern {
+    sets: Vec<u32>,
+    /// How many sectors are so.
+    sectors: u32,
+}
+
 /// The sectors of a chunk on which a member differs from a possible content.
 #[derive(Clone, Debug)]
 struct Differing {
     /// The first sector of the chunk.
     first: u64,
-    /// A bit for each sector of it.
-    bits: Box<[u64]>,
-    /// For each of them, the members that hold one of the possible contents, as a set for each of these. Most sectors have
-    /// the same, so these are few. Kept until something changes: marks change more often than what is on the disks.
-    agreeing: OnceCell<Vec<Vec<u32>>>,
+    /// By sector, 1 + the place of its pattern; 0 where nobody differs.
+    places: Box<[u32]>,
+    /// Most sectors are as their neighbours, so these are few.
+    patterns: Vec<Pattern>,
 }
 
 impl Differing {
     fn new(first: u64, sectors: u64) -> Differing {
         Differing {
             first,
-            bits: vec![0; sectors.div_ceil(64) as usize].into(),
-            agreeing: OnceCell::new(),
+            places: vec![0; sectors as usize].into(),
+            patterns: Vec::new(),
         }
     }
 
-    /// Says whether a sector differs; whether any does.
-    fn set(&mut self, sector: u64, differs: bool) -> bool {
-        let place = sector - self.first;
-        let bit = 1 << (place % 64);
-        if let Some(word) = self.bits.get_mut((place / 64) as usize) {
-            *word = if differs { *word | bit } else { *word & !bit };
+    /// Says how a sector differs, if it does.
+    fn set(&mut self, sector: u64, sets: Option<&[u32]>) {
+        let new = sets.map_or(0, |sets| self.place(sets));
+        let Some(place) = self.places.get_mut((sector - self.first) as usize) else {
+            return;
+        };
+        let old = std::mem::replace(place, new);
+        if let Some(pattern) = self.pattern_mut(new) {
+            pattern.sectors += 1;
         }
-        self.agreeing.take();
-        differs || self.bits.iter().any(|&word| word != 0)
+        if let Some(pattern) = self.pattern_mut(old) {
+            pattern.sectors -= 1;
+        }
+    }
+
+    /// 1 + the place of a pattern.
+    fn place(&mut self, sets: &[u32]) -> u32 {
+        let mut known = self.patterns.iter();
+        let found = known.position(|pattern| pattern.sectors > 0 && pattern.sets == sets);
+        let place = found.unwrap_or_else(|| {
+            let mut known = self.patterns.iter();
+            let unused = known.position(|pattern| pattern.sectors == 0);
+            unused.unwrap_or_else(|| {
+                self.patterns.push(Pattern::default());
+                self.patterns.len() - 1
+            })
+        });
+        if found.is_none() {
+            if let Some(pattern) = self.patterns.get_mut(place) {
+                pattern.sets.clear();
+                pattern.sets.extend_from_slice(sets);
+            }
+        }
+        place as u32 + 1
+    }
+
+    fn pattern_mut(&mut self, place: u32) -> Option<&mut Pattern> {
+        self.patterns.get_mut((place as usize).checked_sub(1)?)
+    }
+
+    /// Nobody differs anywhere.
+    fn is_over(&self) -> bool {
+        self.patterns.iter().all(|pattern| pattern.sectors == 0)
+    }
+
+    /// How sectors differ.
+    fn ways(&self) -> impl Iterator<Item = &[u32]> {
+        let used = self.patterns.iter().filter(|pattern| pattern.sectors > 0);
+        used.map(|pattern| pattern.sets.as_slice())
     }
 
     fn sectors(&self) -> impl Iterator<Item = u64> + '_ {
-        let words = (self.first..).step_by(64).zip(&self.bits);
-        words.flat_map(|(first, &word)| {
-            (0..64)
-                .filter(move |bit| word >> bit & 1 == 1)
-                .map(move |bit| first + bit)
-        })
+        let sectors = (self.first..).zip(&self.places);
+        sectors
+            .filter(|(_, place)| **place != 0)
+            .map(|(sector, _)| sector)
     }
 }
 
 impl Hash for Differing {
+    /// How they differ follows from the contents.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bits.hash(state);
+        for place in &self.places {
+            (*place != 0).hash(state);
+        }
     }
 }
 
@@ -209,6 +256,8 @@ pub struct Disks {
     differing: BTreeMap<u64, Differing>,
     /// Sectors that each member answers as unreadable; nothing for one that never had any.
     unreadable: BTreeMap<u8, Vec<u64>>,
+    /// Room for the sets of a pattern; empty when it is not used.
+    sets: Vec<u32>,
 }
 
 impl Disks {
@@ -232,6 +281,7 @@ impl Disks {
             touched: Vec::new(),
             differing: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            sets: Vec::new(),
         }
     }
 
@@ -491,66 +541,49 @@ impl Disks {
     fn changed(&mut self, sector: u64) {
         let chunk = self.chunk_of(sector);
         self.look_at(chunk);
-        let readable = members(self.roles.table).filter(|&member| self.can_read(member, sector));
-        let mut values = readable.map(|member| self.value(member, sector));
-        let differs = match self.sectors.get(sector) {
-            Some(state) => {
-                values.any(|value| state.candidates().any(|candidate| candidate != value))
-            }
-            None => values.any(|value| value != 0),
-        };
-        let sectors = self.geometry.chunk_sectors;
-        if differs {
+        let mut sets = std::mem::take(&mut self.sets);
+        self.agreeing(sector, &mut sets);
+        if sets != [self.roles.table] {
+            let sectors = self.geometry.chunk_sectors;
             let new = || Differing::new(chunk * sectors, sectors);
             let differing = self.differing.entry(chunk).or_insert_with(new);
-            differing.set(sector, true);
+            differing.set(sector, Some(&sets));
         } else if let Some(differing) = self.differing.get_mut(&chunk) {
-            if !differing.set(sector, false) {
+            differing.set(sector, None);
+            if differing.is_over() {
                 self.differing.remove(&chunk);
             }
         }
+        sets.clear();
+        self.sets = sets;
     }
 
     /// For each possible content of a sector, the members that hold it.
     fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
-        let mut values = [0; 32];
+        let unwritten = Sector::default();
+        let state = self.sectors.get(sector).unwrap_or(&unwritten);
+        sets.clear();
+        sets.resize(1 + state.open.len(), 0);
         for member in members(self.roles.table) {
-            if let Some(value) = values.get_mut(usize::from(member - 1)) {
-                *value = self.value(member, sector);
+            let value = self.value(member, sector);
+            // What nobody gets differs from nothing.
+            let any = !self.can_read(member, sector);
+            for (set, candidate) in sets.iter_mut().zip(state.candidates()) {
+                if any || candidate == value {
+                    *set |= crate::bit(member);
+                }
             }
         }
-        let holders = |content| {
-            let equal = |member: &u8| {
-                values.get(usize::from(member - 1)) == Some(&content)
-                    || !self.can_read(*member, sector)
-            };
-            let table = members(self.roles.table).filter(equal);
-            table.fold(0, |set, member| set | crate::bit(member))
-        };
-        sets.clear();
-        match self.sectors.get(sector) {
-            Some(state) => sets.extend(state.candidates().map(holders)),
-            None => sets.push(holders(0)),
+        if sets.len() > 1 {
+            sets.sort_unstable();
+            sets.dedup();
         }
-        sets.sort_unstable();
-        sets.dedup();
     }
 
     fn check_chunk(&self, time: Time, chunk: u64, marks: &impl Marks) -> Result<(), Violation> {
         let Some(differing) = self.differing.get(&chunk) else {
             return Ok(());
         };
-        let agreeing = differing.agreeing.get_or_init(|| {
-            let mut all: Vec<Vec<u32>> = Vec::new();
-            let mut sets = Vec::new();
-            for sector in differing.sectors() {
-                self.agreeing(sector, &mut sets);
-                if !all.contains(&sets) {
-                    all.push(sets.clone());
-                }
-            }
-            all
-        });
         let mut unmarked: Vec<_> = std::iter::once(&self.roles)
             .chain(&self.installing)
             .map(|&roles| Unmarked {
@@ -561,13 +594,13 @@ impl Disks {
                 ask: move |member| self.marked(member, chunk, roles, marks),
             })
             .collect();
-        let mut fits = |sets: &Vec<u32>| {
+        let mut fits = |sets: &[u32]| {
             let possible = sets.iter().fold(0, |all, set| all | set);
             let excused = |marks: &mut Unmarked<_>, set: u32| marks.excuses(!set, possible);
             sets.iter()
                 .any(|&set| unmarked.iter_mut().any(|marks| excused(marks, set)))
         };
-        if agreeing.iter().all(&mut fits) {
+        if differing.ways().all(&mut fits) {
             return Ok(());
         }
         let mut sectors = differing.sectors();
@@ -587,14 +620,17 @@ impl Disks {
         let mut keepers = members(in_sync & !crate::bit(member)).peekable();
         let kept = keepers.peek().is_some()
             && keepers.all(|keeper| marks.dirty(keeper, member, chunk) || logged(keeper));
-        let knows_better = !contains(in_sync, member)
-            && !marks.receives(member)
-            && members(in_sync).any(|other| marks.dirty(member, other, chunk));
+        // The others are rarer, and take longer to find out.
+        let knows_better = || {
+            !contains(in_sync, member)
+                && !marks.receives(member)
+                && members(in_sync).any(|other| marks.dirty(member, other, chunk))
+        };
         let itself = kept
             || marks.dirty(member, member, chunk)
             || marks.suspect(member, chunk)
             || logged(member)
-            || knows_better;
+            || knows_better();
         let told = || {
             contains(roles.catching_up, member)
                 && members(in_sync).any(|other| marks.suspect(other, chunk))

@@ -13,14 +13,14 @@ use crate::history::Outcome;
 use crate::history::Report;
 use crate::violation::Rule;
 use crate::violation::Violation;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 
 /// Sectors that may be lost.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sectors {
     any: bool,
-    these: HashSet<u64>,
+    these: FxHashSet<u64>,
 }
 
 impl Sectors {
@@ -62,11 +62,13 @@ pub(crate) struct Eras {
     /// Those of them at which something may be lost, in order.
     pub(crate) boundaries: Vec<Boundary>,
     /// Position of the attach that replaced a client.
-    superseded: HashMap<u32, usize>,
+    superseded: FxHashMap<u32, usize>,
     /// Clients that do not know of it, and need not: the attach was forced, in another history of the pool.
-    apart: HashSet<u32>,
+    apart: FxHashSet<u32>,
     /// Position of the first attach of a client.
-    attached: HashMap<u32, usize>,
+    attached: FxHashMap<u32, usize>,
+    /// The generation of its last one.
+    generations: FxHashMap<u32, u64>,
 }
 
 impl Eras {
@@ -110,7 +112,7 @@ impl Eras {
         let mut highest = 0;
         let mut ruler = None;
         let mut in_sync: Option<u32> = None;
-        let mut lost: HashMap<u8, Sectors> = HashMap::new();
+        let mut lost: FxHashMap<u8, Sectors> = FxHashMap::default();
         for (index, event) in events.iter().enumerate() {
             let at = position(index);
             match event {
@@ -134,10 +136,13 @@ impl Eras {
                     forced,
                 } => {
                     self.attached.entry(*client).or_insert(at);
+                    let own = self.generations.insert(*client, *generation);
                     if self.superseded.contains_key(client) {
                         // Of a lower generation it is no attach after the one that replaced it, but one before that, of which
-                        // a member was late. Each of its requests is looked at.
-                        if *generation < highest {
+                        // a member was late. So it is above all that the client had until then. Each of its requests is
+                        // looked at.
+                        let late = *generation < highest && own.is_none_or(|own| own < *generation);
+                        if late {
                             continue;
                         }
                         let what = format!("client {client} attached again after it was replaced");

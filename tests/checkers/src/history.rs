@@ -35,10 +35,10 @@ use crate::violation::Rule;
 use crate::violation::Seconds;
 use crate::violation::Time;
 use crate::violation::Violation;
+use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 use serde::Deserialize;
 use serde::Serialize;
-use std::collections::HashMap;
-use std::collections::HashSet;
 use std::io;
 use std::io::BufRead;
 use std::io::Write;
@@ -320,8 +320,8 @@ impl History {
     /// Pairs requests with answers.
     fn operations(&self, report: &mut Report) -> Vec<Op<'_>> {
         let mut ops: Vec<Op<'_>> = Vec::new();
-        let mut by_id: HashMap<u64, usize> = HashMap::new();
-        let mut gone: HashSet<u32> = HashSet::new();
+        let mut by_id: FxHashMap<u64, usize> = FxHashMap::default();
+        let mut gone: FxHashSet<u32> = FxHashSet::default();
         let mut malformed = |time, what| report.add(Violation::new(Rule::Malformed, time, what));
         for (index, event) in self.events.iter().enumerate() {
             let position = position(index);

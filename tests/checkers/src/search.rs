@@ -39,93 +39,152 @@ pub(crate) struct Item {
 /// Content (`None`: unknown, nothing that is read), and a bit for each open operation that took effect.
 type State = (Option<u64>, u64);
 
+/// What is under way, each operation in a slot of its own.
+struct Open<'a> {
+    items: &'a [Item],
+    /// By slot, the index of the operation.
+    slots: [usize; MAX_OPEN],
+    /// A bit for each slot that has one.
+    used: u64,
+}
+
+impl<'a> Open<'a> {
+    /// False if there is no slot left.
+    fn begin(&mut self, index: usize) -> bool {
+        let slot = self.used.trailing_ones() as usize;
+        let Some(place) = self.slots.get_mut(slot) else {
+            return false;
+        };
+        *place = index;
+        self.used |= 1 << slot;
+        true
+    }
+
+    /// The operations, each with its bit.
+    fn iter(&self) -> impl Iterator<Item = (&'a Item, u64)> + use<'a, '_> {
+        self.slots()
+            .filter_map(|(index, bit)| Some((self.items.get(index)?, bit)))
+    }
+
+    /// The bit of this operation.
+    fn bit(&self, index: usize) -> Option<u64> {
+        let mut slots = self.slots();
+        slots.find(|&(op, _)| op == index).map(|(_, bit)| bit)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (usize, u64)> + use<'_> {
+        let mut left = self.used;
+        std::iter::from_fn(move || {
+            let slot = self.slots.get(left.trailing_zeros() as usize)?;
+            let bit = left & left.wrapping_neg();
+            left ^= bit;
+            Some((*slot, bit))
+        })
+    }
+}
+
+/// What the steps use again and again.
+#[derive(Default)]
+struct Scratch<'a> {
+    writes: Vec<(&'a Item, u64)>,
+    reads: Vec<(&'a Item, u64)>,
+    before: FxHashSet<State>,
+    seen: FxHashSet<State>,
+    next: Vec<State>,
+}
+
 /// Looks for an order of `items` that starts with `initial`.
 pub(crate) fn search(items: &[Item], initial: Option<u64>) -> Found {
     // Begins before ends at the same position: an operation may take effect at both its bounds.
-    let mut steps: Vec<(usize, bool, usize)> = Vec::new();
+    let mut steps: Vec<(usize, bool, usize)> = Vec::with_capacity(2 * items.len());
     for (index, item) in items.iter().enumerate() {
         steps.push((item.span.begin, false, index));
         steps.push((item.span.end, true, index));
     }
     steps.sort_unstable();
-    let mut open: Vec<Option<usize>> = vec![None; MAX_OPEN];
+    let mut open = Open {
+        items,
+        slots: [0; MAX_OPEN],
+        used: 0,
+    };
+    let mut scratch = Scratch::default();
     let mut states: FxHashSet<State> = FxHashSet::from_iter([(initial, 0)]);
     for (_, is_end, index) in steps {
         if !is_end {
-            let Some(slot) = open.iter().position(Option::is_none) else {
+            if !open.begin(index) {
                 return Found::Undecided;
-            };
-            if let Some(place) = open.get_mut(slot) {
-                *place = Some(index);
             }
             continue;
         }
-        let Some(slot) = open.iter().position(|&op| op == Some(index)) else {
+        let (Some(bit), Some(item)) = (open.bit(index), items.get(index)) else {
             continue;
         };
-        let Some(item) = items.get(index) else {
-            continue;
-        };
-        let Some(next) = end(items, &open, states, (item, 1 << slot)) else {
+        if !end(&open, &mut states, (item, bit), &mut scratch) {
             return Found::Undecided;
-        };
-        states = next;
+        }
         if states.is_empty() {
             return Found::None(item.span);
         }
-        if let Some(place) = open.get_mut(slot) {
-            *place = None;
-        }
+        open.used &= !bit;
     }
     Found::Order
 }
 
-/// The states after the end of `item`, whose bit is free afterwards. `None`: too many.
+/// Makes `states` those after the end of `item`, whose bit is free afterwards. False: too many.
 ///
 /// Operations take effect as late as they can: only here, where the one that ends needs it.
-fn end(
-    items: &[Item],
-    open: &[Option<usize>],
-    states: FxHashSet<State>,
+fn end<'a>(
+    open: &Open<'a>,
+    states: &mut FxHashSet<State>,
     (item, bit): (&Item, u64),
-) -> Option<FxHashSet<State>> {
-    let (mut writes, reads): (Vec<_>, Vec<_>) =
-        opened(items, open).partition(|(item, _)| item.write);
+    scratch: &mut Scratch<'a>,
+) -> bool {
+    let Scratch {
+        writes,
+        reads,
+        before,
+        seen,
+        next,
+    } = scratch;
+    reads.clear();
+    reads.extend(open.iter().filter(|(item, _)| !item.write));
+    writes.clear();
+    writes.extend(open.iter().filter(|(item, _)| item.write));
     // Several may end at the same position: this one is the first of them.
     writes.sort_unstable_by_key(|(item, own)| (item.span.value, item.span.end, *own != bit));
-    let mut ended = FxHashSet::default();
-    let mut seen = FxHashSet::default();
-    let mut next: Vec<State> = Vec::new();
-    for state in states {
+    seen.clear();
+    next.clear();
+    std::mem::swap(states, before);
+    for state in before.drain() {
         if item.optional && state.1 & bit == 0 {
-            ended.insert(state);
+            states.insert(state);
         }
-        next.push(see(&reads, state));
+        next.push(see(reads, state));
     }
     while let Some(state) = next.pop() {
         if state.1 & bit != 0 {
-            ended.insert((state.0, state.1 & !bit));
+            states.insert((state.0, state.1 & !bit));
             continue;
         }
         if !seen.insert(state) {
             continue;
         }
-        if seen.len() + ended.len() > MAX_STATES {
-            return None;
+        if seen.len() + states.len() > MAX_STATES {
+            return false;
         }
         for same in writes.chunk_by(|(a, _), (b, _)| a.span.value == b.span.value) {
             let Some((write, own)) = same.iter().find(|(_, bit)| state.1 & bit == 0) else {
                 continue;
             };
             let done = state.1 | own;
-            let after = see(&reads, (Some(write.span.value), done));
+            let after = see(reads, (Some(write.span.value), done));
             // Another write follows at once: one that need not be, and is not seen, need not be here.
             if own == &bit || after.1 != done || !write.optional {
                 next.push(after);
             }
         }
     }
-    Some(ended)
+    true
 }
 
 /// Lets all open reads of the content take effect: that forbids nothing later.
@@ -136,16 +195,4 @@ fn see(reads: &[(&Item, u64)], (content, mut done): State) -> State {
         }
     }
     (content, done)
-}
-
-fn opened<'a>(
-    items: &'a [Item],
-    open: &'a [Option<usize>],
-) -> impl Iterator<Item = (&'a Item, u64)> {
-    let slots = open.iter().enumerate();
-    slots.filter_map(|(slot, index)| {
-        index
-            .and_then(|index| items.get(index))
-            .map(|item| (item, 1_u64 << slot))
-    })
 }

@@ -27,8 +27,8 @@ use crate::zones::Conflict;
 use crate::zones::Source;
 use crate::zones::Span;
 use crate::zones::Zone;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 
 /// A history, prepared.
 pub(crate) struct Checker<'a> {
@@ -72,7 +72,7 @@ struct Cut {
 struct Era {
     writes: Vec<Span>,
     /// Values of writes that may also have had no effect.
-    optional: HashSet<usize>,
+    optional: FxHashSet<usize>,
     reads: Vec<Span>,
 }
 
@@ -137,7 +137,8 @@ impl Checker<'_> {
                 value,
             }));
         }
-        accesses.sort_unstable_by_key(|access| (access.sector, access.op));
+        // They are in the order of their requests already.
+        accesses.sort_by_key(|access| access.sector);
         accesses
     }
 
@@ -151,7 +152,7 @@ impl Checker<'_> {
             ));
         };
         // Which era a value is written in; `None`: by a client that had been replaced.
-        let mut written: HashMap<u64, Option<usize>> = HashMap::new();
+        let mut written: FxHashMap<u64, Option<usize>> = FxHashMap::default();
         let mut eras: Vec<Era> = Vec::new();
         eras.resize_with(cuts.len() + 1, Era::default);
         for access in accesses {
@@ -290,9 +291,9 @@ impl Checker<'_> {
         &self,
         mut era: Era,
         cut: Option<Cut>,
-        written: &HashMap<u64, Option<usize>>,
+        written: &FxHashMap<u64, Option<usize>>,
     ) -> Result<Checked, (u64, Rule, String)> {
-        let here: HashSet<u64> = era.writes.iter().map(|write| write.value).collect();
+        let here: FxHashSet<u64> = era.writes.iter().map(|write| write.value).collect();
         let ambiguous = here.contains(&0) && era.reads.iter().any(|read| read.value == 0);
         let mut found: Option<Span> = None;
         for read in era.reads.iter().filter(|read| !here.contains(&read.value)) {
@@ -346,7 +347,7 @@ impl Checker<'_> {
         if ambiguous {
             return self.search_era(&era, initial);
         }
-        let seen: HashSet<u64> = era.reads.iter().map(|read| read.value).collect();
+        let seen: FxHashSet<u64> = era.reads.iter().map(|read| read.value).collect();
         let optional = &era.optional;
         era.writes.retain(|write| match write.source {
             Source::Op(op) => !optional.contains(&op) || seen.contains(&write.value),
@@ -376,7 +377,7 @@ impl Checker<'_> {
 
     /// The slow way, for an era in which zeroes are written and read.
     fn search_era(&self, era: &Era, initial: Option<u64>) -> Result<Checked, (u64, Rule, String)> {
-        let seen: HashSet<u64> = era.reads.iter().map(|read| read.value).collect();
+        let seen: FxHashSet<u64> = era.reads.iter().map(|read| read.value).collect();
         let mut items: Vec<Item> = Vec::new();
         for &span in &era.writes {
             let optional = matches!(span.source, Source::Op(op) if era.optional.contains(&op));

@@ -30,7 +30,8 @@ pub enum Rule {
     Fencing,
     /// A number of a configuration or generation was used for two (R6, R8).
     Reused,
-    /// A configuration has nobody in sync who was in the complete one before it (R6).
+    /// A configuration has nobody in sync who was in the complete one before it (R6), or an earlier one can be started without
+    /// anybody who knows of it (R7).
     Orphaned,
     /// A request waited too long (section 3 of the design).
     Slow,

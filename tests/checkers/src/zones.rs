@@ -10,7 +10,7 @@
 //!
 //! Not here: values that are written more than once (`search`).
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// An operation on one register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub(crate) enum Conflict {
 /// Looks for an order of these operations. Each value is written once in `writes`, and each value read is. What `unseen`
 /// writes nobody reads, whatever its value.
 pub(crate) fn check(writes: &[Span], reads: &[Span], unseen: &[Span]) -> Result<(), Conflict> {
-    let mut zones: HashMap<u64, (Span, Zone)> = writes
+    let mut zones: FxHashMap<u64, (Span, Zone)> = writes
         .iter()
         .map(|write| (write.value, (*write, Zone::of(write))))
         .collect();

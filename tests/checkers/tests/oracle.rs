@@ -66,6 +66,7 @@ fn facts(events: &[Event], quorum: bool) -> Facts {
         sane: true,
     };
     let mut ruler: Option<(u32, u64, usize)> = None;
+    let mut generations = BTreeMap::new();
     let mut attached = BTreeSet::new();
     let mut early = BTreeSet::new();
     for (at, event) in events.iter().enumerate() {
@@ -92,9 +93,11 @@ fn facts(events: &[Event], quorum: bool) -> Facts {
                 ..
             } => {
                 attached.insert(*client);
+                let own = generations.insert(*client, *generation);
                 facts.sane &= early.is_subset(&attached);
                 if facts.replaced.contains_key(client) {
-                    if ruler.is_some_and(|(_, highest, _)| *generation < highest) {
+                    let late = ruler.is_some_and(|(_, highest, _)| *generation < highest);
+                    if late && own < Some(*generation) {
                         continue;
                     }
                     facts.sane = false;

@@ -564,6 +564,15 @@ impl Client {
 
     // The coordinator.
 
+    /// Whether it serves, and this member alone is in sync, of a pool that goes on with one.
+    fn is_alone(&self, member: MemberId) -> bool {
+        let config = self.coordinator.config();
+        let alone = config.is_some_and(|config| {
+            config.quorum == Quorum::Off && config.in_sync == MemberSet::only(member)
+        });
+        alone && self.is_serving()
+    }
+
     fn tell(&mut self, env: &mut Env, workload: &mut Workload, todo: Todo) {
         self.todo.push_back(todo);
         self.work_off(env, workload);
@@ -575,6 +584,10 @@ impl Client {
             let mut out = Outbox(Vec::new());
             let options;
             let reply;
+            let alone = match todo {
+                Todo::Failed(_, member, Cause::Answer(Status::Medium)) => self.is_alone(member),
+                _ => false,
+            };
             let event = match todo {
                 Todo::Attach(given, random) => {
                     options = given;
@@ -617,6 +630,10 @@ impl Client {
                 Todo::Admin(admin) => Event::Admin(admin),
             };
             self.coordinator.event(now, event, &self.data, &mut out);
+            if alone && self.coordinator.state() == State::Held {
+                let what = "IO is held for the error of one request, and the data is at hand";
+                env.wrong("Frozen", what.to_owned());
+            }
             self.act(env, workload, out);
         }
     }
@@ -674,15 +691,9 @@ impl Client {
     }
 
     fn close_session(&mut self, env: &mut Env, member: MemberId) {
-        let host = Host::Member(observer::number(member));
-        let now = env.now();
-        let Some(calls) = env.network.break_now(now, self.host, host, None) else {
+        let Some(calls) = env.close_session(self.host, member) else {
             return;
         };
-        env.line(
-            &self.host,
-            format_args!("closes the session with {host}, {} calls", calls.len()),
-        );
         for call in calls {
             self.give_back(call);
         }

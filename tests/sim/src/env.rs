@@ -6,6 +6,7 @@ use crate::network::Event as NetworkEvent;
 use crate::network::Host;
 use crate::network::Network;
 use crate::network::Packet;
+use crate::observer;
 use crate::observer::Observer;
 use crate::plan::Moment;
 use crate::plan::Plan;
@@ -18,6 +19,7 @@ use crate::run::Figures;
 use crate::run::Wrong;
 use crate::trace::Trace;
 use rmr_engine::time::Time;
+use rmr_proto::MemberId;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -188,6 +190,18 @@ impl Env {
             self.observer.message(now);
         }
         self.network.call(now, from, to, packet)
+    }
+
+    /// A host closes its session with a member. The calls that are given back, in order; `None` if it was not up.
+    pub fn close_session(&mut self, host: Host, with: MemberId) -> Option<Vec<u64>> {
+        let with = Host::Member(observer::number(with));
+        let calls = self.network.break_now(self.now(), host, with, None)?;
+        let count = calls.len();
+        self.line(
+            &host,
+            format_args!("closes the session with {with}, {count} calls"),
+        );
+        Some(calls)
     }
 
     /// Something is wrong that no checker sees.

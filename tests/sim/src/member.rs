@@ -5,112 +5,55 @@
 //! Translates messages and accesses to the disk into events of the engine, and its actions back. What it tells the
 //! observer it takes from there: which write begins on the disk, which record is written, which answer leaves.
 
+mod acts;
+mod disks;
+mod tasks;
+
 use crate::device::Device;
 use crate::disk::Access;
 use crate::disk::Disk;
 use crate::disk::Done;
 use crate::disk::Record;
-use crate::disk::SECTOR;
 use crate::env::Env;
-use crate::env::Event as WorldEvent;
 use crate::faults::Kind as Fault;
 use crate::network::Answer;
 use crate::network::Host;
-use crate::network::Packet;
-use crate::observer;
-use crate::plan::MS;
-use crate::plan::SECOND;
 use crate::queue::Nanos;
 use crate::random::Random;
 use crate::store;
 use crate::store::Crc;
 use crate::store::Image;
+use acts::Todo;
+use disks::new_device;
 use rmr_checkers::Rule;
 use rmr_checkers::Violation;
-use rmr_engine::admission;
 use rmr_engine::dedupe::Joiners;
 use rmr_engine::memory::HostMemory;
-use rmr_engine::storage::Action;
-use rmr_engine::storage::Event;
 use rmr_engine::storage::FlushMark;
 use rmr_engine::storage::Member;
-use rmr_engine::storage::Out;
-use rmr_engine::storage::PeerAnswer;
-use rmr_engine::storage::PeerDo;
 use rmr_engine::storage::Reader;
 use rmr_engine::storage::Serving;
 use rmr_engine::storage::Shared;
 use rmr_engine::storage::StoreInfo;
-use rmr_engine::storage::Verdict;
 use rmr_engine::sync::HostLock;
 use rmr_engine::time::Time;
-use rmr_proto::Ask;
-use rmr_proto::Config;
-use rmr_proto::Control;
-use rmr_proto::DirtyPage;
-use rmr_proto::Epoch;
 use rmr_proto::EpochRecord;
 use rmr_proto::Features;
-use rmr_proto::Generation;
 use rmr_proto::Geometry;
-use rmr_proto::Header;
-use rmr_proto::Incarnation;
 use rmr_proto::Kind;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
-use rmr_proto::MemberSet;
-use rmr_proto::Message;
-use rmr_proto::Op;
-use rmr_proto::Peer;
-use rmr_proto::Quorum;
-use rmr_proto::Reply;
-use rmr_proto::Request;
 use rmr_proto::Status;
-use rmr_proto::StoreState;
-use rmr_proto::Superblock;
-use rmr_proto::Uuid;
-use rmr_proto::MAX_MEMBERS;
-use rmr_proto::MAX_PEER_BYTES;
 use rmr_proto::RECORD_BYTES;
-use rmr_proto::REPLY_BYTES;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use tasks::Batch;
+use tasks::Task;
 
 /// The hot path of a member, as used here: a token is the number of a task.
 type Hot = Shared<HostMemory, HostLock<Joiners<u64>>>;
-
-/// A message of IO whose requests are not all done.
-#[derive(Clone, Debug, Hash)]
-struct Batch {
-    /// The call to answer, if it has a way back.
-    call: Option<u64>,
-    /// Requests that are not done.
-    left: usize,
-    status: Status,
-    /// What reads have read.
-    data: Vec<u64>,
-}
-
-/// A request of a batch.
-#[derive(Clone, Debug, Hash)]
-struct Task {
-    batch: u64,
-    header: Header,
-    request: Request,
-    values: Rc<[u64]>,
-}
-
-impl Task {
-    fn sector(&self) -> u64 {
-        self.request.offset / SECTOR
-    }
-
-    fn count(&self) -> u64 {
-        u64::from(self.request.len) / SECTOR
-    }
-}
 
 /// What an access to the disk is for.
 #[derive(Clone, Debug, Hash)]
@@ -138,85 +81,6 @@ impl For {
     }
 }
 
-/// Something the engine is to hear of.
-#[derive(Clone, Debug, Hash)]
-enum Todo {
-    Started,
-    Control(Option<u64>, Box<Control>),
-    Merge(Option<u64>, Vec<u8>),
-    MetaDone(Result<(), Status>),
-    Drained,
-    Flushed(Result<(), Status>),
-    PeerReply(u64, Kind, Result<Answer, Status>),
-    PullWritten(u64, Result<(), Status>),
-    Waiting,
-    Heard,
-    Timer,
-}
-
-/// An action of the engine.
-#[derive(Debug)]
-enum Act {
-    Reply(u64, Kind, Status, Vec<u8>, Option<rmr_proto::Generation>),
-    WriteMeta(u64, Box<Record>),
-    AssignPool(Uuid),
-    Serve(Option<Serving>),
-    Drain,
-    Flush,
-    SendPeer(u64, MemberId, Kind, Vec<u8>, String),
-    ClosePeer(MemberId),
-    PullWrite(u64, u64, u32),
-    Retry,
-    LogFull,
-    Timer(Time),
-    Failed(Status),
-}
-
-/// Keeps actions until the engine returns.
-struct Outbox(Vec<Act>);
-
-impl Out for Outbox {
-    fn act(&mut self, action: Action<'_>) {
-        self.0.push(match action {
-            Action::Reply { call, reply } => {
-                let promised = reply.report.as_ref().map(|report| report.promised);
-                let bytes = encode_reply(reply);
-                Act::Reply(call, reply.kind, reply.status, bytes, promised)
-            }
-            Action::WriteMeta { offset, bytes } => Act::WriteMeta(offset, Box::new(*bytes)),
-            Action::AssignPool(pool) => Act::AssignPool(pool),
-            Action::Serve(serving) => Act::Serve(serving),
-            Action::Drain => Act::Drain,
-            Action::Flush => Act::Flush,
-            Action::SendPeer { call, to, message } => {
-                let mut buf = [0; MAX_PEER_BYTES];
-                let bytes = message.encode::<Crc>(&mut buf);
-                let bytes = bytes.map(<[u8]>::to_vec).unwrap_or_default();
-                let text = match message.ask {
-                    Ask::FetchDirty { of, page } => format!("fetch of m{of}, page {page}"),
-                    Ask::Pull { offset, len } => {
-                        format!("pull {}+{}", offset / SECTOR, u64::from(len) / SECTOR)
-                    }
-                    Ask::Clear { runs } => format!("clear {} runs", runs.len()),
-                };
-                Act::SendPeer(call, to, message.kind(), bytes, text)
-            }
-            Action::ClosePeer(to) => Act::ClosePeer(to),
-            Action::PullWrite { call, offset, len } => Act::PullWrite(call, offset, len),
-            Action::Retry => Act::Retry,
-            Action::LogFull => Act::LogFull,
-            Action::Timer(at) => Act::Timer(at),
-            Action::Failed(status) => Act::Failed(status),
-        });
-    }
-}
-
-fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
-    let mut buf = Box::new([0; REPLY_BYTES]);
-    let bytes = reply.encode::<Crc>(&mut buf);
-    bytes.map(<[u8]>::to_vec).unwrap_or_default()
-}
-
 /// Reads records of a disk.
 struct DiskReader<'a>(&'a Disk);
 
@@ -237,53 +101,6 @@ struct Running {
     started: bool,
     /// It waits until nothing is running.
     draining: bool,
-}
-
-/// A disk with a new store.
-fn new_device(env: &mut Env, layout: &Layout, id: MemberId, volatile: bool) -> Option<Device> {
-    let mut disk = Disk::new(volatile);
-    let uuid = Uuid::from_random(env.uuids.bytes());
-    let epoch = EpochRecord::default();
-    store::create(&mut disk, layout, uuid, Uuid::NIL, id, &epoch).ok()?;
-    Some(Device::new(disk, uuid, Uuid::NIL))
-}
-
-/// A disk that was the last member in sync of another pool.
-fn foreign_device(env: &mut Env, layout: &Layout, id: MemberId, volatile: bool) -> Option<Device> {
-    let mut disk = Disk::new(volatile);
-    let (uuid, pool) = (
-        Uuid::from_random(env.uuids.bytes()),
-        Uuid::from_random(env.uuids.bytes()),
-    );
-    let generation = Generation {
-        number: env.uuids.scaled(1, 1000),
-        nonce: env.uuids.any(),
-    };
-    let incarnation = Incarnation(env.uuids.scaled(1, 1000));
-    let mut config = Config {
-        generation,
-        epoch: Epoch(env.uuids.scaled(1, 1000)),
-        in_sync: MemberSet::only(id),
-        catching_up: MemberSet::EMPTY,
-        members: [None; MAX_MEMBERS],
-        incarnations: [Incarnation::NONE; MAX_MEMBERS],
-        persisted: [Epoch::NONE; MAX_MEMBERS],
-        clean: env.uuids.chance(1, 2),
-        history: Uuid::from_random(env.uuids.bytes()),
-        forked_from: None,
-        quorum: Quorum::Off,
-        maintenance: MemberSet::EMPTY,
-    };
-    *config.members.get_mut(id.index())? = Some(uuid);
-    *config.incarnations.get_mut(id.index())? = incarnation;
-    let epoch = EpochRecord {
-        incarnation,
-        promised: generation,
-        installed: Some(config),
-        ..EpochRecord::default()
-    };
-    store::create(&mut disk, layout, uuid, pool, id, &epoch).ok()?;
-    Some(Device::new(disk, uuid, pool))
 }
 
 /// A member.
@@ -316,6 +133,8 @@ pub struct Node {
     accesses: BTreeMap<u64, For>,
     /// Calls of its own that are not answered: the engine's numbers for them.
     calls: BTreeMap<u64, (u64, Kind)>,
+    /// Marks that are not acknowledged, by call.
+    merges: BTreeMap<u64, Vec<u8>>,
     /// What pulls brought, until it is written.
     pulled: BTreeMap<u64, Rc<[u64]>>,
     todo: VecDeque<Todo>,
@@ -354,6 +173,7 @@ impl Node {
             parked: VecDeque::new(),
             accesses: BTreeMap::new(),
             calls: BTreeMap::new(),
+            merges: BTreeMap::new(),
             pulled: BTreeMap::new(),
             todo: VecDeque::new(),
             timer: Time::NEVER,
@@ -528,6 +348,7 @@ impl Node {
         self.parked.clear();
         self.accesses.clear();
         self.calls.clear();
+        self.merges.clear();
         self.pulled.clear();
         self.todo.clear();
         self.timer = Time::NEVER;
@@ -560,185 +381,6 @@ impl Node {
     }
 
     // Disks come and go while the host is down.
-
-    /// UUID of the store in the host.
-    pub fn store(&self) -> Uuid {
-        self.device.store
-    }
-
-    /// UUID of its pool, if its own store has one.
-    pub fn pool(&self) -> Option<Uuid> {
-        self.aside.as_ref().unwrap_or(&self.device).pool.non_nil()
-    }
-
-    /// Whether its disk was replaced by an empty one, and the pool does not know that store yet.
-    pub fn is_lost(&self) -> bool {
-        self.lost
-    }
-
-    /// Whether a disk of another pool is in.
-    pub fn has_foreign(&self) -> bool {
-        self.aside.is_some()
-    }
-
-    /// Compares what is installed with the newest complete configuration: is it of a history that was given up?
-    pub fn judge(&mut self, config: &Config) {
-        let installed = self
-            .image
-            .record()
-            .and_then(|record| record.installed.as_ref());
-        self.diverged = installed.is_some_and(|installed| !config.follows(installed));
-    }
-
-    /// Whether what is installed is of another history than this configuration.
-    pub fn is_of_another_history(&self, config: &Config) -> bool {
-        let installed = self
-            .image
-            .record()
-            .and_then(|record| record.installed.as_ref());
-        installed.is_some_and(|installed| installed.history != config.history)
-    }
-
-    /// Whether it has gone further in a history that the pool has given up.
-    pub fn is_diverged(&self) -> bool {
-        self.diverged
-    }
-
-    /// Whether its store may be refused for good: an older state of itself, or unreadable.
-    pub fn is_doubtful(&self) -> bool {
-        self.stale || !self.image.readable
-    }
-
-    /// Whether its disk has lost writes of records, which it had acknowledged.
-    pub fn forgets(&self) -> bool {
-        self.device.disk.forgets()
-    }
-
-    /// Another disk is put in, with a new store.
-    pub fn replace(&mut self, env: &mut Env) {
-        let volatile = self.device.disk.is_volatile();
-        if let Some(device) = new_device(env, &self.layout, self.id, volatile) {
-            env.line(
-                &self.host,
-                format_args!("has an empty disk, store {}", device.store),
-            );
-            self.device = device;
-            self.lost = true;
-            self.stale = false;
-            env.observer.replaced(self.member);
-            self.look_at_disk();
-        }
-    }
-
-    /// A disk of another pool is put in, which has the same name.
-    pub fn put_foreign(&mut self, env: &mut Env) {
-        let volatile = self.device.disk.is_volatile();
-        if let Some(device) = foreign_device(env, &self.layout, self.id, volatile) {
-            env.line(&self.host, format_args!("has a foreign disk"));
-            let own = std::mem::replace(&mut self.device, device);
-            self.aside.get_or_insert(own);
-        }
-    }
-
-    /// The disk that was taken out is put back.
-    pub fn put_back(&mut self, env: &mut Env) {
-        if let Some(own) = self.aside.take() {
-            env.line(&self.host, format_args!("has its own disk again"));
-            self.device = own;
-            self.look_at_disk();
-        }
-    }
-
-    /// Makes a copy of the disk, without what is not stable.
-    pub fn keep_copy(&mut self) {
-        if self.aside.is_none() && !self.lost {
-            let mut copy = self.device.clone();
-            copy.disk.forget_unstable();
-            self.copy = Some(copy);
-        }
-    }
-
-    /// Whether the copy is of a time before this configuration, in which the member takes part. And no pool must start
-    /// from it alone, or with others who know no better: that could not be recognised (R19). So a member that it
-    /// holds to be in sync, without which nobody starts, has this configuration.
-    pub fn copy_is_older(&self, config: Option<&Config>) -> bool {
-        let (Some(copy), Some(config)) = (&self.copy, config) else {
-            return false;
-        };
-        let then = Image::read(&copy.disk, &self.layout, copy.store);
-        let now = Image::read(&self.device.disk, &self.layout, self.device.store);
-        let (Some(then), Some(now)) = (then.record(), now.record()) else {
-            return false;
-        };
-        let Some(installed) = &then.installed else {
-            return false;
-        };
-        let newer = (config.generation.number, config.epoch)
-            > (installed.generation.number, installed.epoch);
-        let others = installed.in_sync.without(self.id);
-        let fewer_starts =
-            now.incarnation > then.incarnation && config.incarnation(self.id) > then.incarnation;
-        newer
-            && !others.intersection(config.receivers()).is_empty()
-            && copy.store == self.device.store
-            && config.store(self.id) == Some(copy.store)
-            && (self.has_forgotten(config, installed)
-                || fewer_starts && config.receivers().contains(self.id))
-    }
-
-    /// Whether this configuration knows that the member has persisted a later one than `installed`.
-    fn has_forgotten(&self, config: &Config, installed: &Config) -> bool {
-        config.follows(installed) && installed.epoch < config.persisted(self.id)
-    }
-
-    /// Whether an older state of its disk is in, which is known as such only by how often it was started.
-    pub fn must_not_start(&self, config: Option<&Config>) -> bool {
-        let record = self.image.record();
-        let installed = record.and_then(|record| record.installed.as_ref());
-        let known = config.zip(installed);
-        self.stale && !known.is_some_and(|(config, old)| self.has_forgotten(config, old))
-    }
-
-    /// The copy is put in.
-    pub fn restore(&mut self, env: &mut Env) {
-        let Some(copy) = self.copy.take() else { return };
-        env.line(&self.host, format_args!("has an older state of its disk"));
-        let old: Vec<u64> = self
-            .device
-            .disk
-            .values()
-            .map(|(sector, _)| sector)
-            .collect();
-        self.device = copy;
-        self.stale = true;
-        for sector in old {
-            env.observer
-                .wrote(self.member, sector, self.device.disk.value(sector));
-        }
-        for (sector, value) in self.device.disk.values() {
-            env.observer.wrote(self.member, sector, value);
-        }
-        env.observer.rolled_back(self.member);
-        self.look_at_disk();
-    }
-
-    /// What its disk remembers, now that nothing else does.
-    fn look_at_disk(&mut self) {
-        if self.aside.is_none() {
-            self.image = Image::read(&self.device.disk, &self.layout, self.device.store);
-        }
-    }
-
-    /// A copy of a record was written.
-    fn look_at_record(&mut self, offset: u64) {
-        // One that is damaged was lost, or written elsewhere.
-        if self.device.disk.is_damaged(offset) {
-            self.look_at_disk();
-        } else if self.aside.is_none() {
-            self.image
-                .read_again(&self.device.disk, &self.layout, self.device.store, offset);
-        }
-    }
 
     /// No more faults.
     pub fn heal(&mut self, env: &mut Env) {
@@ -902,540 +544,38 @@ impl Node {
         }
     }
 
-    /// A message arrives.
-    pub fn deliver(&mut self, env: &mut Env, call: Option<u64>, packet: &Packet) {
-        match Message::parse::<Crc>(&packet.bytes) {
-            Ok(Message::Io(batch)) => self.io(env, call, &batch, &packet.data),
-            Ok(Message::Control(control)) => {
-                self.todo.push_back(Todo::Control(call, Box::new(control)));
-            }
-            Ok(Message::Merge(_)) => {
-                self.todo.push_back(Todo::Merge(call, packet.bytes.clone()));
-            }
-            Ok(Message::Peer(peer)) => self.peer(env, call, &peer),
-            Err(why) => {
-                env.line(&self.host, format_args!("refuses a message: {why}"));
-                self.answer_call(env, call, Answer::of(why.status()));
-            }
-        }
-        self.work_off(env);
-    }
-
-    /// A call of its own is answered, or comes back.
-    pub fn answer(&mut self, env: &mut Env, call: u64, answer: Option<Answer>) {
-        if let Some((call, kind)) = self.calls.remove(&call) {
-            let result = match answer {
-                Some(answer) if answer.status == Status::Ok => Ok(answer),
-                Some(answer) => Err(answer.status),
-                None => Err(Status::Disconnected),
-            };
-            self.tell(env, Todo::PeerReply(call, kind, result));
-        }
-    }
-
-    fn answer_call(&mut self, env: &mut Env, call: Option<u64>, answer: Answer) {
-        if let Some(call) = call {
-            let now = env.now();
-            env.network.answer(now, call, answer);
-        }
-    }
-
-    fn peer(&mut self, env: &mut Env, call: Option<u64>, peer: &Peer<'_>) {
-        let Some(engine) = self.running.as_mut() else {
-            self.answer_call(env, call, Answer::of(Status::NotReady));
-            return;
-        };
-        let answer = match engine.member.peer(peer, &engine.hot) {
-            Ok(PeerDo::Done) => Answer::of(Status::Ok),
-            Ok(PeerDo::Page { of, page }) => {
-                let mut buf = Box::new([0; REPLY_BYTES]);
-                let words = engine.hot.page(of, page);
-                let bytes = DirtyPage::encode::<Crc>(of, page, words, &mut buf);
-                Answer {
-                    status: Status::Ok,
-                    bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
-                    data: [].into(),
-                }
-            }
-            Ok(PeerDo::Read { offset, len }) => {
-                let access = Access::Read(offset / SECTOR, u64::from(len) / SECTOR);
-                self.begin(env, access, For::Pulled(call));
-                return;
-            }
-            Err(status) => Answer::of(status),
-        };
-        if let Ask::Clear { runs } = peer.ask {
-            for chunk in runs.iter().flat_map(rmr_proto::Run::range) {
-                env.observer.touch(chunk);
-            }
-        }
-        self.answer_call(env, call, answer);
-    }
-
     // Requests of clients.
-
-    fn io(
-        &mut self,
-        env: &mut Env,
-        call: Option<u64>,
-        batch: &rmr_proto::Batch<'_>,
-        data: &Rc<[u64]>,
-    ) {
-        self.next += 1;
-        let number = self.next;
-        let header = *batch.header();
-        self.batches.insert(
-            number,
-            Batch {
-                call,
-                left: batch.len(),
-                status: Status::Ok,
-                data: vec![0; batch.data_len() as usize / 512],
-            },
-        );
-        for request in batch.requests() {
-            let begin = request.data_offset as usize / 512;
-            let count = request.len as usize / 512;
-            let values: Rc<[u64]> = match request.op {
-                Op::Write => data.get(begin..begin + count).unwrap_or(&[]).into(),
-                Op::WriteZeroes => vec![0; count].into(),
-                Op::Read | Op::Flush => [].into(),
-            };
-            self.next += 1;
-            let task = Task {
-                batch: number,
-                header,
-                request,
-                values,
-            };
-            let number = self.next;
-            self.tasks.insert(number, task);
-            self.try_task(env, number);
-        }
-        self.todo.push_back(Todo::Heard);
-    }
-
-    fn try_task(&mut self, env: &mut Env, number: u64) {
-        let Some(task) = self.tasks.get(&number).cloned() else {
-            return;
-        };
-        let Some(engine) = &self.running else {
-            self.finish_task(env, number, Status::NotReady, &[]);
-            return;
-        };
-        let Some(serving) = engine.serving else {
-            match engine.member.not_serving(&task.header) {
-                Some(status) => self.finish_task(env, number, status, &[]),
-                None => self.parked.push_back(number),
-            }
-            return;
-        };
-        let now = env.now();
-        let (header, request) = (task.header, task.request);
-        let mut again = Vec::new();
-        let verdict = match request.op {
-            Op::Read => match engine.hot.read(&serving, &header, &request) {
-                Ok(()) => Verdict::Execute,
-                Err(status) => Verdict::Refuse(status),
-            },
-            Op::Flush => match admission::check(&serving.identity, &header) {
-                Ok(()) => Verdict::Execute,
-                Err(status) => Verdict::Refuse(status),
-            },
-            Op::Write | Op::WriteZeroes => {
-                let busy = |token| again.push(token);
-                engine.hot.write(&serving, &header, &request, number, busy)
-            }
-        };
-        match verdict {
-            Verdict::Execute => {
-                let (access, what) = match request.op {
-                    Op::Read => {
-                        env.observer.reads(now, self.member, &header);
-                        (Access::Read(task.sector(), task.count()), For::Task(number))
-                    }
-                    Op::Flush => {
-                        let mark = engine.hot.begin_flush();
-                        (Access::Flush, For::Flush(number, mark))
-                    }
-                    Op::Write | Op::WriteZeroes => {
-                        env.observer
-                            .begins(now, self.member, &header, request.seq.0);
-                        let values = task.values.clone();
-                        let access = Access::Write(task.sector(), values, request.fua());
-                        (access, For::Task(number))
-                    }
-                };
-                self.begin(env, access, what);
-                env.observer.watermark(self.member, &header);
-            }
-            Verdict::Join => {}
-            Verdict::Done(status) | Verdict::Refuse(status) => {
-                self.finish_task(env, number, status, &[]);
-            }
-            Verdict::Wait => {
-                self.parked.push_back(number);
-                self.todo.push_back(Todo::Waiting);
-            }
-        }
-        for token in again {
-            self.finish_task(env, token, Status::Busy, &[]);
-        }
-    }
-
-    /// The access of a write or read of a client is done.
-    fn task_done(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
-        let Some(task) = self.tasks.get(&number) else {
-            return;
-        };
-        let (generation, request) = (task.header.generation, task.request);
-        let status = match request.op {
-            Op::Read => self.end_read(status),
-            _ => status,
-        };
-        let mut joined = vec![number];
-        if request.op.is_write() {
-            env.observer
-                .ends(self.member, generation, request.seq.0, false);
-            if let Some(engine) = &self.running {
-                let done = |token| joined.push(token);
-                if !engine.hot.finish(&request, status, done) {
-                    self.parked.extend(joined);
-                    return self.todo.push_back(Todo::Waiting);
-                }
-            }
-        }
-        for number in joined {
-            self.finish_task(env, number, status, read);
-        }
-    }
-
-    /// How to answer what was read.
-    fn end_read(&self, status: Status) -> Status {
-        match &self.running {
-            Some(engine) => engine.hot.end_read(status),
-            None => status,
-        }
-    }
-
-    /// A request is done.
-    fn finish_task(&mut self, env: &mut Env, number: u64, status: Status, read: &[u64]) {
-        let Some(task) = self.tasks.remove(&number) else {
-            return;
-        };
-        if status != Status::Ok {
-            env.line(
-                &self.host,
-                format_args!("{:?} {:?}: {status:?}", task.request.op, task.request.seq),
-            );
-        }
-        let Some(batch) = self.batches.get_mut(&task.batch) else {
-            return;
-        };
-        batch.left -= 1;
-        if batch.status == Status::Ok {
-            batch.status = status;
-        }
-        let begin = task.request.data_offset as usize / 512;
-        if let Some(place) = batch.data.get_mut(begin..begin + read.len()) {
-            place.copy_from_slice(read);
-        }
-        if batch.left > 0 {
-            return;
-        }
-        let Some(batch) = self.batches.remove(&task.batch) else {
-            return;
-        };
-        let data = match batch.status {
-            Status::Ok if task.request.op == Op::Read => batch.data.into(),
-            _ => [].into(),
-        };
-        let answer = Answer {
-            status: batch.status,
-            bytes: Vec::new(),
-            data,
-        };
-        self.answer_call(env, batch.call, answer);
-    }
 
     // The engine.
 
-    fn tell(&mut self, env: &mut Env, todo: Todo) {
-        self.todo.push_back(todo);
-        self.work_off(env);
-    }
-
-    fn work_off(&mut self, env: &mut Env) {
-        loop {
-            self.check_drained();
-            let Some(todo) = self.todo.pop_front() else {
-                self.settle(env);
-                return;
-            };
-            let mut out = Outbox(Vec::new());
-            self.hear(env, todo, &mut out);
-            for act in out.0 {
-                self.act(env, act);
-            }
-        }
-    }
-
-    /// Tells the observer when there is nothing left to be written that something asked for.
-    fn settle(&mut self, env: &mut Env) {
-        let busy = |what: &For| !matches!(what, For::Task(_) | For::Flush(..) | For::Pulled(_));
-        let serves_all = self
-            .running
-            .as_ref()
-            .and_then(|engine| engine.serving)
-            .is_some_and(|serving| serving.in_sync);
-        if serves_all && self.parked.is_empty() && !self.accesses.values().any(busy) {
-            env.observer.settled(self.member);
-        }
-    }
-
-    fn check_drained(&mut self) {
-        let runs = self.accesses.values().any(For::runs);
-        if let Some(engine) = self.running.as_mut().filter(|engine| engine.draining) {
-            if !runs {
-                engine.draining = false;
-                self.todo.push_back(Todo::Drained);
-            }
-        }
-    }
-
-    fn hear(&mut self, env: &mut Env, todo: Todo, out: &mut Outbox) {
-        let now = env.clock(self.host);
-        let Some(engine) = self.running.as_mut() else {
-            if let Todo::Control(call, _) | Todo::Merge(call, _) = todo {
-                self.answer_call(env, call, Answer::of(Status::NotReady));
-            }
+    /// Marks are acknowledged: they are on disk (R6), but for what is clean again. While there are others under way, a chunk
+    /// may have been marked again.
+    fn merged(&mut self, env: &mut Env, call: u64, status: Status) {
+        let bytes = self.merges.remove(&call);
+        let (Some(bytes), Some(engine)) = (bytes, self.engine()) else {
             return;
         };
-        // A message without a way back is executed all the same; its answer has a number nobody waits for.
-        let number = |call: Option<u64>| call.unwrap_or(u64::MAX);
-        let (member, hot) = (&mut engine.member, &engine.hot);
-        if !matches!(todo, Todo::Heard | Todo::MetaDone(_)) {
-            env.observer.exception(self.member);
+        if status != Status::Ok || !self.merges.is_empty() || self.image.record().is_none() {
+            return;
         }
-        match todo {
-            Todo::Started => member.event(now, Event::Started, hot, out),
-            Todo::Control(call, message) => {
-                let event = Event::Control {
-                    call: number(call),
-                    message: &message,
-                    other_alive: false,
-                };
-                member.event(now, event, hot, out);
-                env.observer.compare_all();
-            }
-            Todo::Merge(call, bytes) => {
-                if let Ok(message) = rmr_proto::Merge::parse::<Crc>(&bytes) {
-                    let event = Event::Merge {
-                        call: number(call),
-                        message: &message,
-                    };
-                    member.event(now, event, hot, out);
-                }
-            }
-            Todo::MetaDone(result) => {
-                member.event(now, Event::MetaDone(result), hot, out);
-                env.observer.compare_all();
-            }
-            Todo::Drained => member.event(now, Event::Drained, hot, out),
-            Todo::Flushed(result) => {
-                member.event(now, Event::Flushed(result), hot, out);
-                env.observer.compare_all();
-            }
-            Todo::PeerReply(call, kind, result) => {
-                let bytes;
-                let result = match (kind, result) {
-                    (_, Err(status)) => Err(status),
-                    (Kind::FetchDirty, Ok(answer)) => {
-                        bytes = answer.bytes;
-                        DirtyPage::parse::<Crc>(&bytes)
-                            .map(PeerAnswer::Page)
-                            .map_err(|_| Status::Invalid)
-                    }
-                    (Kind::Pull, Ok(answer)) => {
-                        self.pulled.insert(call, answer.data);
-                        Ok(PeerAnswer::Data)
-                    }
-                    (_, Ok(_)) => Ok(PeerAnswer::Done),
-                };
-                member.event(now, Event::PeerReply { call, result }, hot, out);
-                let is_used = |act: &Act| matches!(act, Act::PullWrite(of, ..) if *of == call);
-                if !out.0.iter().any(is_used) {
-                    self.pulled.remove(&call);
-                }
-            }
-            Todo::PullWritten(call, result) => {
-                member.event(now, Event::PullWritten { call, result }, hot, out);
-            }
-            Todo::Waiting => member.event(now, Event::Waiting, hot, out),
-            Todo::Heard => member.event(now, Event::Heard, hot, out),
-            Todo::Timer => member.event(now, Event::Timer, hot, out),
-        }
-    }
-
-    fn act(&mut self, env: &mut Env, act: Act) {
-        match act {
-            Act::Reply(call, kind, status, bytes, promised) => {
-                if status != Status::Ok {
-                    env.line(&self.host, format_args!("{kind:?}: {status:?}"));
-                }
-                let now = env.now();
-                let own = self.aside.is_none();
-                if let (Kind::Promise, Status::Ok, Some(promised), true) =
-                    (kind, status, promised, own)
-                {
-                    env.observer.promised(now, self.member, promised);
-                    // It counts when it is on disk (R8).
-                    let known = self.image.record();
-                    if known.is_some_and(|record| record.promised != promised) {
-                        let what = format!(
-                            "member {} says that it promised generation {}, which is not on its disk",
-                            self.member, promised.number
-                        );
-                        env.observer.violate(Violation {
-                            rule: Rule::Fencing,
-                            time: now,
-                            what,
-                        });
-                    }
-                }
-                let answer = Answer {
-                    status: Status::Ok,
-                    bytes,
-                    data: [].into(),
-                };
-                self.answer_call(env, (call != u64::MAX).then_some(call), answer);
-            }
-            Act::WriteMeta(offset, record) => {
-                env.observer.metadata(env.queue.now(), self.member);
-                let access = Access::Meta(offset, record.clone());
-                self.begin(env, access, For::Meta(offset, record));
-            }
-            Act::AssignPool(pool) => self.assign(env, pool),
-            Act::Serve(serving) => {
-                if let Some(engine) = self.running.as_mut() {
-                    engine.serving = serving;
-                }
-                env.line(&self.host, format_args!("serves: {}", serving.is_some()));
-            }
-            Act::Drain => {
-                if let Some(engine) = self.running.as_mut() {
-                    engine.draining = true;
-                }
-            }
-            Act::Flush => self.begin(env, Access::Flush, For::Settle),
-            Act::SendPeer(call, to, kind, bytes, text) => {
-                let host = Host::Member(observer::number(to));
-                env.line(&self.host, format_args!("{text} to {host}"));
-                let packet = Packet {
-                    bytes,
-                    data: [].into(),
-                    io: false,
-                };
-                match env.call(self.host, host, packet) {
-                    Some(number) => {
-                        self.calls.insert(number, (call, kind));
-                    }
-                    None => {
-                        let result = Err(Status::Disconnected);
-                        self.todo.push_back(Todo::PeerReply(call, kind, result));
-                    }
-                }
-            }
-            Act::ClosePeer(to) => self.close_session(env, to),
-            Act::PullWrite(call, offset, len) => {
-                env.figures.pulls += 1;
-                env.observer.pulled(env.now(), self.member, offset);
-                env.moment.pulls += 1;
-                let values = self.pulled.remove(&call).unwrap_or_default();
-                let count = len as usize / 512;
-                if values.len() != count {
-                    env.wrong(
-                        "Shell",
-                        format!("pull of {count} sectors brought {}", values.len()),
-                    );
-                    return;
-                }
-                let access = Access::Write(offset / SECTOR, values, false);
-                self.begin(env, access, For::PullWrite(call));
-            }
-            Act::Retry => {
-                for task in std::mem::take(&mut self.parked) {
-                    self.try_task(env, task);
-                }
-            }
-            Act::LogFull => {
-                for task in std::mem::take(&mut self.parked) {
-                    self.finish_task(env, task, Status::LogFull, &[]);
-                }
-            }
-            Act::Timer(at) => {
-                self.timer = at;
-                if at != Time::NEVER {
-                    let after = env.until(self.host, at);
-                    env.queue
-                        .after(after, WorldEvent::MemberTimer(self.member, self.boot));
-                }
-            }
-            Act::Failed(status) => {
-                env.line(&self.host, format_args!("its store failed: {status:?}"));
-                self.up = false;
-                let ran = self.running.is_some();
-                self.stop_engine();
-                let done = self.device.crash(&self.layout, false, &mut env.random);
-                self.show(env, &done);
-                self.look_at_crashed_disk(env, ran);
-                env.observer.restarted(self.member, 0);
-                let after = env.random.scaled(MS, SECOND);
-                env.queue.after(after, WorldEvent::Start(self.member));
-            }
-        }
-    }
-
-    fn close_session(&mut self, env: &mut Env, to: MemberId) {
-        let host = Host::Member(observer::number(to));
-        let now = env.now();
-        let Some(calls) = env.network.break_now(now, self.host, host, None) else {
+        let Ok(merge) = rmr_proto::Merge::parse::<Crc>(&bytes) else {
             return;
         };
-        env.line(
-            &self.host,
-            format_args!("closes the session with {host}, {} calls", calls.len()),
-        );
-        for call in calls {
-            if let Some((call, kind)) = self.calls.remove(&call) {
-                let result = Err(Status::Disconnected);
-                self.todo.push_back(Todo::PeerReply(call, kind, result));
-            }
-        }
-    }
-
-    /// The store is of this pool from now on.
-    fn assign(&mut self, env: &mut Env, pool: Uuid) {
-        self.device.pool = pool;
-        let mut copies = VecDeque::new();
-        for copy in 0..2 {
-            let mut buf = [0; RECORD_BYTES];
-            let Some(name) = store::name() else { return };
-            let superblock = Superblock {
-                state: StoreState::Ready,
-                store: self.device.store,
-                pool,
-                name,
-                member: self.id,
-                logical_block: 512,
-                layout: self.layout.clone(),
-            };
-            if let Ok(at) = superblock.encode::<Crc>(2, copy, &mut buf) {
-                copies.push_back((at.offset, Box::new(buf)));
-            }
-        }
-        if let Some((offset, record)) = copies.pop_front() {
-            self.begin(env, Access::Meta(offset, record), For::Superblock(copies));
+        let missing = merge.marks.iter().find_map(|mark| {
+            let members = mark.members().iter();
+            let mut all = members.flat_map(|of| mark.run().range().map(move |chunk| (of, chunk)));
+            all.find(|&(of, chunk)| engine.hot.dirty(of, chunk) && !self.image.is_dirty(of, chunk))
+        });
+        if let Some((of, chunk)) = missing {
+            let what = format!(
+                "member {} acknowledges a list: chunk {chunk} of {of} is not on its disk",
+                self.member
+            );
+            env.observer.violate(Violation {
+                rule: Rule::Unmarked,
+                time: env.now(),
+                what,
+            });
         }
     }
 }

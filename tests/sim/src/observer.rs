@@ -35,6 +35,7 @@ use rmr_proto::Config;
 use rmr_proto::EpochRecord;
 use rmr_proto::Generation;
 use rmr_proto::MemberId;
+use rmr_proto::MemberSet;
 use rmr_proto::Quorum;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
@@ -448,12 +449,10 @@ impl Observer {
         });
         known.persisted |= rmr_checkers::bit(member);
         let receivers = config.receivers().bits();
-        // A forced start does not need a majority: that it can be had without one is what it is for (R7).
-        let goes_on = self.lineage.is_none_or(|of| of == config.history);
-        let is_forced = !goes_on && Some(name) > self.newest;
+        // In a history that was forced, those count that take part in it (R7).
+        let voters = config.voters().bits();
         let enough = config.quorum == Quorum::Off
-            || is_forced
-            || known.persisted.count_ones() * 2 > config.table().len();
+            || (known.persisted & voters).count_ones() * 2 > voters.count_ones();
         // A client that has attached anew has given up what is of its generations before.
         let mut attached = self.attached.iter();
         let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
@@ -491,6 +490,9 @@ impl Observer {
         let forced = self
             .lineage
             .is_some_and(|lineage| lineage != config.history);
+        if config.quorum == Quorum::Off {
+            self.check_needed(now, name);
+        }
         self.lineage = Some(config.history);
         self.newest = self.newest.max(Some(name));
         self.table = config.table().bits();
@@ -511,6 +513,35 @@ impl Observer {
         }
         self.history.push(Event::Config { t: now, in_sync });
         self.all_in_sync(now);
+    }
+
+    /// Nobody starts without who knows of this configuration (R7): of the members that an earlier one has in sync, one has installed
+    /// a later one than that, or has lost its disk.
+    fn check_needed(&mut self, now: Nanos, name: Name) {
+        let passed = |of: &Name, in_sync: MemberSet| {
+            in_sync.iter().map(number).any(|member| {
+                let installed = self.last.get(&member).and_then(|last| last.installed);
+                installed.is_none_or(|installed| installed > *of)
+            })
+        };
+        let installed = self.last.values().filter_map(|last| last.installed);
+        let suffices = installed
+            .filter(|of| *of < name && of.0 / FORCED == name.0 / FORCED)
+            .find(|of| {
+                let known = self.configs.get(of);
+                known.is_some_and(|known| !passed(of, known.config.in_sync))
+            });
+        if let Some(of) = suffices {
+            let what = format!(
+                "generation {} epoch {} can be started without anybody who has generation {} epoch {}",
+                of.0, of.2, name.0, name.2
+            );
+            self.violate(Violation {
+                rule: Rule::Orphaned,
+                time: now,
+                what,
+            });
+        }
     }
 
     fn all_in_sync(&mut self, now: Nanos) {

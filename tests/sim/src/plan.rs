@@ -302,7 +302,7 @@ impl Plan {
             kinds: drawn,
         };
         let mut random = Random::new(seed, Purpose::Story);
-        if random.chance(1, 4) && !calm {
+        if random.chance(1, 3) && !calm {
             story::tell(&mut plan, &mut random);
         }
         let mut random = Random::new(seed, Purpose::Dead);

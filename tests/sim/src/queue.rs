@@ -8,37 +8,14 @@ use std::collections::BinaryHeap;
 /// Virtual time in nanoseconds since the begin of the run.
 pub type Nanos = u64;
 
-#[derive(Clone, Debug)]
-struct Entry<T> {
-    at: Nanos,
-    number: u64,
-    what: T,
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// Events to come.
 #[derive(Clone, Debug)]
 pub struct Queue<T> {
-    heap: BinaryHeap<Reverse<Entry<T>>>,
+    /// Time, number and place in `what`: that is less to move about than the events.
+    heap: BinaryHeap<Reverse<(Nanos, u64, usize)>>,
+    what: Vec<Option<T>>,
+    /// Places in `what` that have nothing.
+    free: Vec<usize>,
     now: Nanos,
     number: u64,
 }
@@ -48,6 +25,8 @@ impl<T> Queue<T> {
     pub fn new() -> Queue<T> {
         Queue {
             heap: BinaryHeap::new(),
+            what: Vec::new(),
+            free: Vec::new(),
             now: 0,
             number: 0,
         }
@@ -66,11 +45,13 @@ impl<T> Queue<T> {
     /// Something happens at this time, or now if that is over.
     pub fn at(&mut self, at: Nanos, what: T) {
         self.number += 1;
-        self.heap.push(Reverse(Entry {
-            at: at.max(self.now),
-            number: self.number,
-            what,
-        }));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.what.push(None);
+            self.what.len() - 1
+        });
+        self.what[place] = Some(what);
+        let at = at.max(self.now);
+        self.heap.push(Reverse((at, self.number, place)));
     }
 
     /// Something happens after a while.
@@ -81,11 +62,13 @@ impl<T> Queue<T> {
     /// Takes all that was planned, in the order in which it was, whatever its time: for a caller that decides itself
     /// what comes next.
     pub fn take_all(&mut self) -> Vec<(Nanos, T)> {
-        let mut entries: Vec<Entry<T>> = self.heap.drain().map(|Reverse(entry)| entry).collect();
-        entries.sort_by_key(|entry| entry.number);
-        entries
-            .into_iter()
-            .map(|entry| (entry.at, entry.what))
+        let mut entries: Vec<_> = self.heap.drain().map(|Reverse(entry)| entry).collect();
+        entries.sort_unstable_by_key(|&(_, number, _)| number);
+        let mut what = std::mem::take(&mut self.what);
+        self.free.clear();
+        let events = entries.into_iter();
+        events
+            .filter_map(|(at, _, place)| Some((at, what[place].take()?)))
             .collect()
     }
 
@@ -96,9 +79,10 @@ impl<T> Queue<T> {
 
     /// Goes on to the next event.
     pub fn take(&mut self) -> Option<T> {
-        let Reverse(entry) = self.heap.pop()?;
-        self.now = entry.at;
-        Some(entry.what)
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.now = at;
+        self.free.push(place);
+        self.what[place].take()
     }
 }
 

@@ -26,7 +26,7 @@ enum Plot {
     Split,
     /// A member is to be removed, and whoever was told of it is lost.
     Removal,
-    /// The members in sync are gone, and a start is forced without them.
+    /// The members in sync are gone, and a start is forced without them; maybe while the others catch up.
     Force,
     /// A disk is put back as it was some time ago.
     Rollback,
@@ -36,17 +36,29 @@ enum Plot {
     Crashes,
     /// Copies of records are lost, then others of them decay.
     Decay,
+    /// A member is taken back while another one is away and the application writes.
+    Return,
+    /// Flushes fail, one after the other.
+    Flushes,
+    /// Writes fail on the last member.
+    Alone,
 }
 
+/// Those that need more luck are more often drawn.
 const PLOTS: &[Plot] = &[
     Plot::Handover,
     Plot::Split,
     Plot::Removal,
     Plot::Force,
+    Plot::Force,
     Plot::Rollback,
     Plot::Namesake,
     Plot::Crashes,
     Plot::Decay,
+    Plot::Decay,
+    Plot::Return,
+    Plot::Flushes,
+    Plot::Alone,
 ];
 
 /// Writes the faults of a story.
@@ -89,7 +101,8 @@ impl Teller<'_> {
     }
 
     /// The faults of one round, from `at` on; `one` and `other` are the members it is about.
-    fn round(&mut self, plot: Plot, at: Nanos, one: u8, other: u8, latency: Nanos) {
+    fn round(&mut self, plot: Plot, at: Nanos, one: u8, other: u8, plan: &Plan) {
+        let (latency, heartbeat) = (plan.latency, plan.heartbeat);
         match plot {
             Plot::Handover => {
                 let wait = if self.random.chance(1, 2) {
@@ -120,8 +133,15 @@ impl Teller<'_> {
             Plot::Removal => {
                 self.fault(at, Kind::Table, one, None, 0);
                 let wait = self.steps(8);
-                self.fault(at + 1, Kind::Flap, other, wait, 0);
-                let at = at + 2 + self.some(100 * latency);
+                // The session breaks at once, or when an answer does not come.
+                let at = if self.random.chance(1, 2) {
+                    self.fault(at + 1, Kind::Flap, other, wait, 0);
+                    at + 2 + self.some(100 * latency)
+                } else {
+                    let span = self.random.scaled(heartbeat, 4 * heartbeat);
+                    self.fault(at + 1, Kind::OneWay, other, None, span);
+                    at + 2 + self.some(2 * span)
+                };
                 let wait = if self.random.chance(1, 2) {
                     self.work()
                 } else {
@@ -131,10 +151,31 @@ impl Teller<'_> {
                 self.fault(at, Kind::ClientCrash, one, wait, 0);
             }
             Plot::Force => {
-                self.fault(at, Kind::MemberCrash, one, None, 0);
-                let at = at + self.random.scaled(10 * MS, 4 * SECOND);
-                let wait = self.work();
-                self.fault(at, Kind::MemberCrash, other, wait, 0);
+                // All but the other one, until that goes on alone and is gone, or for as long as it takes.
+                let alone = self.random.chance(1, 2);
+                let from = self.random.scaled(500 * MS, 3 * SECOND);
+                for member in (1..=plan.members).filter(|&member| member != other) {
+                    let after = self.some(500 * MS);
+                    let span = if alone { from + after } else { 0 };
+                    self.fault(at + after, Kind::MemberCrash, member, None, span);
+                }
+                let at = at
+                    + if alone {
+                        from
+                    } else {
+                        self.random.scaled(10 * MS, 4 * SECOND)
+                    };
+                let wait = if self.random.chance(1, 2) {
+                    self.work()
+                } else {
+                    self.steps(16)
+                };
+                let span = if alone {
+                    self.random.scaled(2 * SECOND, 8 * SECOND)
+                } else {
+                    0
+                };
+                self.fault(at, Kind::MemberCrash, other, wait, span);
                 if self.random.chance(1, 2) {
                     self.fault(at, Kind::ClientCrash, one, wait, 0);
                 }
@@ -166,6 +207,25 @@ impl Teller<'_> {
                     self.fault(at, Kind::ClientCrash, one, wait, 0);
                 }
             }
+            Plot::Return => {
+                let span = self.random.scaled(SECOND, 8 * SECOND);
+                self.fault(at, Kind::MemberCrash, one, None, span);
+                let mut at = at;
+                for _ in 0..self.random.between(1, 6) {
+                    at += self.random.scaled(10 * MS, SECOND);
+                    self.fault(at, Kind::QuickReboot, other, None, 0);
+                }
+            }
+            Plot::Flushes => {
+                let wait = self.work();
+                self.fault(at, Kind::MemberCrash, one, wait, 0);
+            }
+            Plot::Alone => {
+                for member in (1..=plan.members).filter(|&member| member != one) {
+                    let at = at + self.some(100 * MS);
+                    self.fault(at, Kind::MemberCrash, member, None, 0);
+                }
+            }
         }
     }
 }
@@ -185,7 +245,9 @@ pub fn tell(plan: &mut Plan, random: &mut Random) {
             plan.quorum = true;
             plan.members = plan.members.max(3);
         }
-        Plot::Removal | Plot::Force if random.chance(3, 4) => plan.members = 2,
+        Plot::Removal if random.chance(3, 4) => plan.members = 2,
+        Plot::Force => plan.members = random.between(2, 3) as u8,
+        Plot::Return => plan.members = plan.members.max(3),
         _ => {}
     }
     let mut kinds: Vec<Kind> = Vec::new();
@@ -197,6 +259,40 @@ pub fn tell(plan: &mut Plan, random: &mut Random) {
             // Extents come and go.
             plan.work.spread = 1 << 17;
             plan.log_extents = random.between(4, 8) as u32;
+        }
+        Plot::Force if random.chance(1, 2) => {
+            // What was written in a history that is given up leaves the log.
+            plan.work.spread = 1 << 17;
+            plan.log_extents = random.between(4, 8) as u32;
+        }
+        Plot::Return => {
+            // Many at once, each somewhere else.
+            plan.work.pause /= 8;
+            plan.work.ops *= 4;
+            plan.work.depth = random.scaled(8, 32) as u32;
+            plan.work.spread = 1 << 16;
+            plan.work.longest = random.scaled(1, 32);
+            plan.work.reads = 10;
+        }
+        Plot::Flushes => {
+            kinds.push(Kind::FlushFail);
+            plan.rates.flush_fail = random.scaled(5_000, 200_000) as u32;
+            // Many at once, of the same sectors.
+            plan.work.flushes = random.between(5, 50);
+            plan.work.depth = random.scaled(8, 32) as u32;
+            plan.work.spots = random.between(1, 2) as u32;
+            plan.work.spread = random.scaled(8, 256);
+            plan.work.longest = random.scaled(1, 16);
+            plan.work.pause /= 8;
+            plan.work.ops *= 4;
+            plan.volatile.fill(true);
+        }
+        Plot::Alone => {
+            kinds.push(Kind::WriteMedium);
+            plan.rates.write_medium = random.scaled(10_000, 200_000) as u32;
+            plan.work.spread = 1 << 17;
+            plan.log_extents = random.between(4, 8) as u32;
+            plan.work.flushes = 0;
         }
         _ => {}
     }
@@ -213,8 +309,12 @@ pub fn tell(plan: &mut Plan, random: &mut Random) {
     while at < plan.heal {
         let one = teller.random.between(1, members);
         let other = (one + teller.random.below(members - 1)) % members + 1;
-        teller.round(plot, at, one as u8, other as u8, plan.latency);
+        teller.round(plot, at, one as u8, other as u8, plan);
         at += teller.random.scaled(200 * MS, 4 * SECOND);
+        if plot == Plot::Split && teller.random.chance(1, 2) {
+            // So that who was cut off comes back before the next one.
+            at += 6 * SECOND;
+        }
     }
     plan.faults = teller.faults;
     kinds.extend(plan.faults.iter().map(|fault| fault.kind));

@@ -34,6 +34,7 @@ use rmr_engine::time::Time;
 use rmr_proto::Config;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
+use rmr_proto::Quorum;
 use rmr_proto::Uuid;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -620,6 +621,11 @@ impl World {
             .filter(|&other| other != host && fault.whom.is_none())
             .unwrap_or(current);
         let restart = random.scaled(5 * MS, 10 * SECOND);
+        // A story may say how long a host is away.
+        let restart = match kind {
+            Kind::MemberCrash | Kind::ClientCrash if fault.whom.is_some() && span > 0 => span,
+            _ => restart,
+        };
         match kind {
             Kind::Partition if fault.whom.is_some() => {
                 // The client and this member are cut off from the others, and from the next client.
@@ -854,7 +860,7 @@ impl World {
         }
     }
 
-    /// `leaves`: it is this member that leaves, and at once, if it can; all but the last one can.
+    /// `leaves`: it is this member that leaves, and at once, if it can; all but the last one can. Or comes back.
     fn change_table(&mut self, member: u8, leaves: bool, random: &mut Random) {
         // A pool that was never started has no table but what is named when it is.
         if self.env.observer.config().is_none() {
@@ -865,6 +871,9 @@ impl World {
         let fewest = if self.env.plan.quorum { 2 } else { 1 };
         if leaves && self.wanted.len() > fewest && self.wanted.contains(&member) {
             self.wanted.remove(&member);
+            self.tend();
+        } else if leaves && !self.wanted.contains(&member) {
+            self.wanted.insert(member);
             self.tend();
         } else if random.chance(1, 2) && next <= MOST_MEMBERS {
             self.add_member();
@@ -1011,7 +1020,7 @@ impl World {
             self.command(admin);
             return;
         }
-        // What has gone further in a history that was given up is given up, too.
+        // What has gone further in a history that was given up is given up, too, sooner or later.
         let diverged = |id: &MemberId| {
             let node = self.nodes.get(&crate::observer::number(*id));
             node.is_some_and(|node| node.is_diverged())
@@ -1022,7 +1031,9 @@ impl World {
             .find(diverged)
             .filter(|_| own == Some(config.history))
         {
-            self.command(Admin::Discard(id));
+            if self.env.healed || self.env.random.chance(1, 4) {
+                self.command(Admin::Discard(id));
+            }
             return;
         }
         // A store that is not let in again: an older state of itself, as the client says, or as lost writes of its
@@ -1047,7 +1058,9 @@ impl World {
     }
 
     /// The pool does not start. If that is for a member in sync whose store is gone for good, it is to start without. If
-    /// there was no other, as its disk lost the only record of what it persisted (R19), with what is left.
+    /// there was no other, as its disk lost the only record of what it persisted (R19), with what is left. With a quorum, any
+    /// store that is gone may be the one without which there is no majority: of a table that was to be smaller, and is known to
+    /// somebody, two of three may not be enough.
     fn force(&mut self, config: &Config) {
         let node = |id: MemberId| self.nodes.get(&crate::observer::number(id));
         let forgot = |id: MemberId| {
@@ -1059,7 +1072,11 @@ impl World {
                 config.store(id) != Some(node.store()) || node.is_doubtful() || forgot(id)
             })
         };
-        let lost: MemberSet = config.in_sync.iter().filter(|&id| is_gone(id)).collect();
+        let needed = match config.quorum {
+            Quorum::Off => config.in_sync,
+            Quorum::Majority => config.table(),
+        };
+        let lost: MemberSet = needed.iter().filter(|&id| is_gone(id)).collect();
         let left = config.in_sync.minus(lost);
         let waits = self
             .clients

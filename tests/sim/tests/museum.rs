@@ -785,6 +785,40 @@ fn who_leaves_has_the_last_copy() {
     }
 }
 
+/// Two of three hosts burn down, and a majority was asked for: the administrator forces a start, and puts new stores in.
+#[test]
+fn forced_minority_of_a_quorum() {
+    let mut scene = Scene::with(Plan {
+        quorum: true,
+        ..calm(3)
+    });
+    let value = scene.write(0, 8);
+    for member in [2, 3] {
+        scene.crash(member, true);
+        let world = &mut scene.world;
+        world
+            .nodes
+            .get_mut(&member)
+            .unwrap()
+            .replace(&mut world.env);
+    }
+    scene.until("held", |scene| scene.state() == Some(State::Held));
+    scene.pass(5 * SECOND);
+    assert!(!scene.is_served());
+    let history = Uuid::from_random([7; 16]);
+    let lost = [id(2), id(3)].into_iter().collect();
+    scene.command(Admin::Force { lost, history });
+    scene.until("served", Scene::is_served);
+    for member in [2, 3] {
+        scene.start(member);
+        scene.until("joins", |scene| scene.receives(member));
+    }
+    whole(&mut scene);
+    assert_eq!(scene.read(0), value);
+    assert_eq!((scene.held(2, 0), scene.held(3, 0)), (value, value));
+    scene.end();
+}
+
 /// An older state of a disk is no copy, even before the client has noticed: while one is in, the world must not take
 /// the other one away.
 #[test]

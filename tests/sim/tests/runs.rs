@@ -39,7 +39,7 @@ fn no_faults() {
     }
 }
 
-/// Small runs with all kinds of faults: the part of the net that is cast for each mutant, too (scripts/mutants.sh).
+/// Small runs with all kinds of faults: the part of the net that is cast for each mutant, too (scripts/mutants.py).
 #[test]
 fn small_runs() {
     let cut = Cut {

@@ -19,7 +19,7 @@
 //! Who stays in sync is asked before all others, as it may have restarted unnoticed: then it refuses, nobody has the
 //! configuration, and who was to leave, and may alone have all data, is in sync by all that is installed anywhere.
 //!
-//! With `quorum=majority` a configuration counts when a majority of the table has it; members that are no receivers
+//! With `quorum=majority` a configuration counts when a majority of its voters has it, and of those before; members that are no receivers
 //! but have promised the generation are asked to keep it, too.
 
 use super::coordinator::Coordinator;
@@ -190,7 +190,9 @@ impl<M: Memory> Coordinator<M> {
             return false;
         }
         turn.data.shut(true);
-        self.part_with(leaves, turn);
+        if !on(Bug::LeaverStays) {
+            self.part_with(leaves, turn);
+        }
         self.begin(Goal::Edit(command), turn)
     }
 
@@ -254,6 +256,9 @@ impl<M: Memory> Coordinator<M> {
             Goal::Join(id) => {
                 let report = self.peers.get(id.index())?.report.as_ref()?;
                 next.catching_up = next.catching_up.with(id);
+                if on(Bug::AcceptOtherStore) {
+                    *next.members.get_mut(id.index())? = Some(report.store);
+                }
                 *next.incarnations.get_mut(id.index())? = report.incarnation;
             }
             Goal::Promote(id) => {
@@ -315,10 +320,10 @@ impl<M: Memory> Coordinator<M> {
 
     /// Whether these members suffice for a configuration to count.
     fn counts(&self, next: &Config, members: MemberSet) -> bool {
-        let old = self.config.as_ref().map_or(members, Config::table);
+        let old = self.config.as_ref().map_or(members, Config::voters);
         next.quorum == Quorum::Off
             || on(Bug::NoMajority)
-            || (is_majority(members, next.table()) && is_majority(members, old))
+            || (is_majority(members, next.voters()) && is_majority(members, old))
     }
 
     fn can_count(&self, next: &Config) -> bool {
@@ -495,24 +500,22 @@ impl<M: Memory> Coordinator<M> {
         };
         // Who catches up may have pulled what it has not been sent yet, from the member that is dropped: it is to have what the
         // others have, whether they get it or not.
-        let behind = table.minus(next.in_sync);
-        // The last one in sync: its copy is right by definition.
-        let right = next.in_sync.iter().take(1).collect();
+        let behind = table.minus(if on(Bug::ListForAbsentOnly) {
+            receivers
+        } else {
+            next.in_sync
+        });
+        // A write that failed, failed on the last member in sync: its copy is right by definition, and all others are behind.
         let mut len = 0;
         let mut more = None;
         for view in turn.data.views_from(from).filter(View::writes) {
-            let members = if view.failed && !on(Bug::NoMarkOfFailed) {
-                table.minus(right)
-            } else {
-                behind
-            };
-            if members.is_empty() || view.len == 0 || on(Bug::NoLists) {
+            if behind.is_empty() || view.len == 0 || on(Bug::NoLists) {
                 continue;
             }
             let first = view.offset >> shift;
             let last = (view.offset + u64::from(view.len - 1)) >> shift;
             // At most 4 MiB of chunks of at least 4 KiB.
-            let mark = Mark::new(Run::new(first, (last - first + 1) as u32), members);
+            let mark = Mark::new(Run::new(first, (last - first + 1) as u32), behind);
             let Some(place) = self.marks.get_mut(len) else {
                 more = Some(view.ticket.tag as usize);
                 break;

@@ -152,8 +152,12 @@ pub fn acceptable(candidate: &Candidate<'_>, config: &Config, pool: &Uuid) -> Re
     }
     match config.store(id) {
         None => return Err(Refusal::NotMember(id)),
-        Some(store) if store != report.store && !on(Bug::AcceptOtherStore) => {
-            return Err(Refusal::OtherStore(id))
+        Some(store) if store != report.store => {
+            return if on(Bug::AcceptOtherStore) {
+                Ok(())
+            } else {
+                Err(Refusal::OtherStore(id))
+            };
         }
         Some(_) => {}
     }
@@ -188,9 +192,9 @@ fn has_forgotten(report: &MemberReport, config: &Config) -> bool {
     }
 }
 
-/// Whether `members` are more than half of `table`.
-pub fn is_majority(members: MemberSet, table: MemberSet) -> bool {
-    members.intersection(table).len() * 2 > table.len()
+/// Whether `members` are more than half of `voters`.
+pub fn is_majority(members: MemberSet, voters: MemberSet) -> bool {
+    members.intersection(voters).len() * 2 > voters.len()
 }
 
 /// Decides.
@@ -366,7 +370,8 @@ fn next_config<'a>(
                     && (c.report.incarnation.is_before(config.incarnation(id))
                         || last.follows(config) && has_forgotten(c.report, config))
             });
-        (!rolled_back || on(Bug::AcceptRolledBack)) && acceptable(c, last, &pool).is_ok()
+        let other = on(Bug::AcceptOtherStore) && last.store(id) != Some(c.report.store);
+        (!rolled_back || on(Bug::AcceptRolledBack)) && !other && acceptable(c, last, &pool).is_ok()
     });
     let parts = members(good.clone());
     let present = parts.intersection(last.in_sync);
@@ -381,8 +386,8 @@ fn next_config<'a>(
                 Quorum::Off if !missing.is_empty() && !on(Bug::StartWithoutAllInSync) => {
                     return Err(Refusal::Missing(missing))
                 }
-                Quorum::Majority if !is_majority(parts, last.table()) => {
-                    return Err(Refusal::NoMajority(last.table().minus(parts)))
+                Quorum::Majority if !is_majority(parts, last.voters()) => {
+                    return Err(Refusal::NoMajority(last.voters().minus(parts)))
                 }
                 _ => {}
             }

@@ -320,7 +320,7 @@ impl<M: Memory> Coordinator<M> {
                 .report
                 .as_ref()
                 .is_none_or(|report| report.installed.is_none());
-            if never || is_empty || peer.discard {
+            if never || (is_empty && !on(Bug::AcceptOtherStore)) || peer.discard {
                 // It was never a receiver, or has nothing that counts.
                 peer.found = Found::Everything;
             }

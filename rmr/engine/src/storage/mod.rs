@@ -5,8 +5,10 @@
 //! | module | decides |
 //! | --- | --- |
 //! | `shared` | on the IO path: may a request be executed, what is remembered of it before |
-//! | `member` | everything else: promises, installations, reports, admission of other members |
-//! | `plan` | the stages of a change |
+//! | `member` | everything else: what comes next; admission of other members |
+//! | `control` | what a client wants: promises, installations, lists |
+//! | `plan` | the stages of a change, and what is written in each |
+//! | `report` | what a member says of itself |
 //! | `resync` | what is fetched and pulled when |
 //! | `records` | what is read at a start, and how a record is written |
 //! | `bitmap`, `log`, `recent`, `pulls`, `rate` | dirty chunks, hot extents, writes above the watermark, pulls under way, how fast they are |
@@ -18,6 +20,7 @@
 //! Not here: IO, data, connections.
 
 mod bitmap;
+mod control;
 #[cfg(all(test, loom))]
 mod interleavings;
 mod log;
@@ -27,6 +30,7 @@ mod pulls;
 mod rate;
 mod recent;
 mod records;
+mod report;
 mod resync;
 mod shared;
 mod unreadable;

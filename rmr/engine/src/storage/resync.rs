@@ -338,17 +338,32 @@ impl Resync {
         self.last_call
     }
 
-    /// Something failed: another source, after a pause.
+    /// Something failed: another source, after a pause. What was asked for together and failed counts once: by their number
+    /// sources would be left out, each time the same ones.
     fn failed(&mut self, now: Time) {
+        if now < self.pause && self.errors != 0 {
+            return;
+        }
         self.turn = self.turn.wrapping_add(1);
         let pause = (PAUSE << self.errors.min(16)).min(SECOND);
         self.errors = self.errors.saturating_add(1);
         self.pause = now.after(pause);
     }
 
+    /// Whether it is time to ask any receiver, after so many errors.
+    fn asks_any(&self) -> bool {
+        self.errors & 3 == 3 || on(Bug::ServeDirty)
+    }
+
     /// The member of `of` whose turn it is.
     fn source(&self, of: MemberSet) -> Option<MemberId> {
-        let mut turn = self.turn & 31;
+        // Any receiver is asked each fourth time, and it must not be the same one whenever that is.
+        let turn = if self.asks_any() {
+            self.turn >> 2
+        } else {
+            self.turn
+        };
+        let mut turn = turn & 31;
         let len = of.len() as usize;
         if len == 0 {
             return None;
@@ -390,7 +405,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let Some(config) = &self.record.installed else {
             return MemberSet::EMPTY;
         };
-        let of = if any && !on(Bug::PullFromInSyncOnly) {
+        let of = if any {
             config.receivers()
         } else {
             config.in_sync
@@ -519,7 +534,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared: &Shared<M, J>,
         out: &mut impl Out,
     ) -> bool {
-        let any = self.resync.errors & 3 == 3 || on(Bug::ServeDirty);
+        let any = self.resync.asks_any();
         let Some((offset, len)) = shared.geometry().chunk_range(chunk) else {
             return false;
         };

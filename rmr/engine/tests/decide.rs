@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `decide`: which stores make a pool, and which may take part in one. What the simulator's stores never are: of another size,
+//! version or pool, copied, or different from each other at the first start.
+
+use rmr_engine::client::decide::acceptable;
+use rmr_engine::client::decide::decide;
+use rmr_engine::client::decide::Candidate;
+use rmr_engine::client::decide::Decision;
+use rmr_engine::client::decide::Request;
+use rmr_engine::client::Refusal;
+use rmr_proto::Config;
+use rmr_proto::Epoch;
+use rmr_proto::Features;
+use rmr_proto::Generation;
+use rmr_proto::Geometry;
+use rmr_proto::Incarnation;
+use rmr_proto::Limits;
+use rmr_proto::MemberId;
+use rmr_proto::MemberReport;
+use rmr_proto::MemberSet;
+use rmr_proto::Progress;
+use rmr_proto::Quorum;
+use rmr_proto::Uuid;
+use rmr_proto::MAX_MEMBERS;
+
+const POOL: Uuid = Uuid([0x70; 16]);
+
+fn id(number: u32) -> MemberId {
+    MemberId::new(number).unwrap()
+}
+
+fn set(ids: &[u32]) -> MemberSet {
+    ids.iter().map(|n| id(*n)).collect()
+}
+
+/// A new store.
+fn report(number: u32) -> MemberReport {
+    MemberReport {
+        version_min: 1,
+        version_max: 1,
+        pool: Uuid::NIL,
+        store: Uuid([number as u8; 16]),
+        member: id(number),
+        incarnation: Incarnation(10),
+        geometry: Geometry::new(64 << 20, 16).unwrap(),
+        limits: Limits {
+            logical_block: 512,
+            physical_block: 512,
+            io_min: 512,
+            io_opt: 0,
+            max_write_zeroes: 1 << 20,
+            features: Features::WRITE_CACHE,
+        },
+        promised: generation(7),
+        installed: None,
+        serving: false,
+        progress: Progress::Unknown,
+        log_extents: 8,
+    }
+}
+
+fn generation(number: u64) -> Generation {
+    Generation { number, nonce: 99 }
+}
+
+fn candidate(report: &MemberReport) -> Candidate<'_> {
+    Candidate {
+        report,
+        suspects: false,
+        discard: false,
+    }
+}
+
+/// The first start of a pool of members 1 to 3.
+fn first(reports: &[MemberReport], equal: bool) -> Result<Decision, Refusal> {
+    decide(
+        reports.iter().map(candidate),
+        &Request {
+            generation: generation(7),
+            used: Epoch(4),
+            pool: Uuid::NIL,
+            members: set(&[1, 2, 3]),
+            equal,
+            history: Uuid([0x48; 16]),
+            quorum: Quorum::Off,
+            open: None,
+            force: None,
+        },
+    )
+}
+
+/// A configuration of members 1 and 2, in which 1 is in sync, 2 catches up, and which 2 has persisted.
+fn config() -> Config {
+    let mut config = Config {
+        generation: generation(5),
+        epoch: Epoch(3),
+        in_sync: set(&[1]),
+        catching_up: set(&[2]),
+        members: [None; MAX_MEMBERS],
+        incarnations: [Incarnation::NONE; MAX_MEMBERS],
+        persisted: [Epoch::NONE; MAX_MEMBERS],
+        clean: false,
+        history: Uuid([0x48; 16]),
+        forked_from: None,
+        quorum: Quorum::Off,
+        maintenance: MemberSet::EMPTY,
+    };
+    for number in [1, 2] {
+        config.members[id(number).index()] = Some(report(number).store);
+        config.incarnations[id(number).index()] = Incarnation(10);
+        config.persisted[id(number).index()] = Epoch(3);
+    }
+    config
+}
+
+/// Member 2 as it should be.
+fn second() -> MemberReport {
+    MemberReport {
+        pool: POOL,
+        installed: Some(config()),
+        ..report(2)
+    }
+}
+
+#[test]
+fn stores_that_are_equal_are_all_in_sync() {
+    let decision = first(&[report(1), report(2), report(3)], true).unwrap();
+    let config = decision.config;
+    assert_eq!(config.in_sync, set(&[1, 2, 3]));
+    assert_eq!(config.epoch, Epoch(5));
+    assert_eq!(config.table(), set(&[1, 2, 3]));
+    assert_eq!(config.incarnation(id(3)), Incarnation(10));
+    assert_eq!((decision.source, decision.parts), (id(1), set(&[1, 2, 3])));
+    assert!(config.check().is_ok());
+}
+
+#[test]
+fn of_stores_that_differ_the_first_has_the_data() {
+    let decision = first(&[report(1), report(2), report(3)], false).unwrap();
+    let config = decision.config;
+    assert_eq!((config.in_sync, decision.source), (set(&[1]), id(1)));
+    assert_eq!(config.table(), set(&[1, 2, 3]));
+    // The others were never receivers: they are taken in with everything to be copied.
+    assert!(config.catching_up.is_empty());
+    assert!(config.incarnation(id(2)).is_none() && config.incarnation(id(3)).is_none());
+    assert_eq!(config.incarnation(id(1)), Incarnation(10));
+    assert_eq!(decision.parts, set(&[1, 2, 3]));
+    assert!(config.check().is_ok());
+}
+
+#[test]
+fn stores_that_make_no_pool() {
+    let refused = |change: &dyn Fn(&mut Vec<MemberReport>)| {
+        let mut reports = vec![report(1), report(2), report(3)];
+        change(&mut reports);
+        first(&reports, true).unwrap_err()
+    };
+    assert_eq!(refused(&|all| all.clear()), Refusal::NoMember);
+    let missing = refused(&|all| all.truncate(2));
+    assert_eq!(missing, Refusal::Missing(set(&[3])));
+    let version = refused(&|all| all[1].version_min = 2);
+    assert_eq!(version, Refusal::Version(id(2)));
+    let version = refused(&|all| all[1].version_max = 0);
+    assert_eq!(version, Refusal::Version(id(2)));
+    let geometry = refused(&|all| all[2].geometry = Geometry::new(32 << 20, 16).unwrap());
+    assert_eq!(geometry, Refusal::Geometry(id(3)));
+    let copied = refused(&|all| all[2].store = all[0].store);
+    assert_eq!(copied, Refusal::SameStore(id(3)));
+    let pools = refused(&|all| (all[0].pool, all[1].pool) = (POOL, Uuid([9; 16])));
+    assert_eq!(pools, Refusal::Pool(id(2)));
+    // Who is not named takes no part, whatever it is.
+    let mut reports = vec![report(1), report(2), report(3), report(4)];
+    reports[3].version_min = 2;
+    let decision = first(&reports, true).unwrap();
+    assert_eq!(decision.parts, set(&[1, 2, 3]));
+}
+
+#[test]
+fn who_may_take_part() {
+    let check = |change: &dyn Fn(&mut MemberReport), discard: bool| {
+        let mut report = second();
+        change(&mut report);
+        let candidate = Candidate {
+            report: &report,
+            suspects: false,
+            discard,
+        };
+        acceptable(&candidate, &config(), &POOL)
+    };
+    assert_eq!(check(&|_| (), false), Ok(()));
+    let refused = |change: &dyn Fn(&mut MemberReport)| check(change, false).unwrap_err();
+    assert_eq!(refused(&|r| r.version_min = 2), Refusal::Version(id(2)));
+    assert_eq!(refused(&|r| r.member = id(3)), Refusal::NotMember(id(3)));
+    let other = refused(&|r| r.store = Uuid([8; 16]));
+    assert_eq!(other, Refusal::OtherStore(id(2)));
+    let pool = refused(&|r| r.pool = Uuid([9; 16]));
+    assert_eq!(pool, Refusal::Pool(id(2)));
+    // Each alone tells that it is an old copy of itself: its promise, its incarnation, what it has installed.
+    let old = Refusal::RolledBack(id(2));
+    assert_eq!(refused(&|r| r.promised = generation(4)), old);
+    assert_eq!(refused(&|r| r.incarnation = Incarnation(9)), old);
+    let older = |r: &mut MemberReport| r.installed.as_mut().unwrap().epoch = Epoch(2);
+    assert_eq!(refused(&older), old);
+    assert_eq!(refused(&|r| r.installed = None), old);
+    // It went on without the others.
+    let further = |r: &mut MemberReport| r.installed.as_mut().unwrap().history = Uuid([0x49; 16]);
+    assert_eq!(refused(&further), Refusal::Diverged(id(2)));
+    assert_eq!(check(&further, true), Ok(()));
+}
