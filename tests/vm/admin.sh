@@ -13,7 +13,7 @@ size=96M
 pool_io_timeout=4000
 # Longest time until a leg is in the state that is waited for, in seconds.
 state_seconds=120
-legs=$rmr_client/pools/p/sessions
+members=$rmr_client/pools/p/sessions
 
 # wait_legs STATE K...: until these legs are in that state.
 wait_legs() {
@@ -94,14 +94,14 @@ test_maintenance() {
 	three_legs
 	writes 20
 	sleep 2
-	sysfs_write client "$legs/node2/maintenance" 1
+	sysfs_write client "$members/node2/maintenance" 1
 	wait_legs maintenance 2
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 3" "in sync"
-	equal "$(sysfs_read client "$legs/node2/maintenance")" 1 "maintenance"
+	equal "$(sysfs_read client "$members/node2/maintenance")" 1 "maintenance"
 	sleep 5
 	equal "$(leg_state p 2)" maintenance "state after a while"
-	expect_fail EBUSY sysfs_write client "$legs/node2/maintenance" 1
-	sysfs_write client "$legs/node2/maintenance" 0
+	expect_fail EBUSY sysfs_write client "$members/node2/maintenance" 1
+	sysfs_write client "$members/node2/maintenance" 0
 	wait_legs in_sync 1 2 3
 	wait_writes
 	compare_data_areas p
@@ -111,13 +111,13 @@ test_disassemble() {
 	three_legs
 	writes 20
 	sleep 2
-	expect_fail EBUSY sysfs_write client "$legs/node3/del_sess" 1
-	sysfs_write client "$legs/node3/del_sess" mode=disassemble
-	client "[ ! -e $legs/node3 ]"
+	expect_fail EBUSY sysfs_write client "$members/node3/del_sess" 1
+	sysfs_write client "$members/node3/del_sess" mode=disassemble
+	client "[ ! -e $members/node3 ]"
 	sleep 3
 	add_leg 3 mode=assemble
 	wait_legs maintenance 3
-	sysfs_write client "$legs/node3/maintenance" 0
+	sysfs_write client "$members/node3/maintenance" 0
 	wait_legs in_sync 1 2 3
 	wait_writes
 	compare_data_areas p
@@ -128,8 +128,8 @@ test_delete() {
 	three_legs
 	writes 25
 	sleep 2
-	sysfs_write client "$legs/node3/del_sess" mode=delete
-	client "[ ! -e $legs/node3 ]"
+	sysfs_write client "$members/node3/del_sess" mode=delete
+	client "[ ! -e $members/node3 ]"
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 2" "in sync"
 	sysfs_write node3 "$brmr_server/stores/p/delete_store" 1
 	for k in 1 2; do
@@ -148,8 +148,8 @@ test_last() {
 	pool_down p
 	unload_all
 	pool_up p 1 "$size"
-	expect_fail EBUSY sysfs_write client "$legs/node1/del_sess" mode=delete
-	expect_fail EBUSY sysfs_write client "$legs/node1/maintenance" 1
+	expect_fail EBUSY sysfs_write client "$members/node1/del_sess" mode=delete
+	expect_fail EBUSY sysfs_write client "$members/node1/maintenance" 1
 	client "rmr-iotest model $(pool_device p) --seconds 2 --span 16M"
 	equal "$(leg_state p 1)" in_sync "its state"
 }
@@ -160,16 +160,16 @@ test_told() {
 	client "udevadm monitor --kernel --property > /tmp/uevents 2>&1 & echo \$! > /tmp/monitor
 		python3 -c '
 import select
-f = open(\"$legs/node2/state\")
+f = open(\"$members/node2/state\")
 f.read()
 poll = select.poll()
 poll.register(f, select.POLLPRI | select.POLLERR)
 print(len(poll.poll(60000)))' > /tmp/polled 2>&1 &"
 	cleanup client 'kill $(cat /tmp/monitor); :'
 	sleep 2
-	sysfs_write client "$legs/node2/maintenance" 1
+	sysfs_write client "$members/node2/maintenance" 1
 	wait_legs maintenance 2
-	sysfs_write client "$legs/node2/maintenance" 0
+	sysfs_write client "$members/node2/maintenance" 0
 	wait_legs in_sync 2
 	wait_for 10 client 'grep -q RMR_STATE=maintenance /tmp/uevents && grep -q RMR_STATE=in_sync /tmp/uevents'
 	client 'grep -q RMR_POOL=p /tmp/uevents && grep -q RMR_MEMBER=2 /tmp/uevents'
@@ -189,8 +189,8 @@ test_suspended() {
 		cluster link "node$k" 1 down
 		cleanup cluster link "node$k" 1 up
 	done
-	client "(dd if=/dev/urandom of=$dev bs=64k count=4 oflag=direct status=none; echo \$? > /tmp/written) \
-		> /dev/null 2>&1 & rm -f /tmp/written"
+	client "rm -f /tmp/written; (dd if=/dev/urandom of=$dev bs=64k count=4 oflag=direct status=none
+		echo \$? > /tmp/written) > /dev/null 2>&1 &"
 	wait_for "$state_seconds" pool_is suspended
 	equal "$(device_state p)" suspended "state of the device"
 	sleep 5
@@ -248,7 +248,7 @@ test_force() {
 	sleep 5
 	equal "$(leg_state p 1)" absent "the leg that has gone another way"
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" 2 "in sync"
-	sysfs_write client "$legs/node1/discard" 1
+	sysfs_write client "$members/node1/discard" 1
 	wait_legs in_sync 1 2
 	client "rmr-iotest verify $(pool_device p) --seed 2"
 	compare_data_areas p

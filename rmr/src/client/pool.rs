@@ -306,10 +306,27 @@ impl Pool {
             GFP_KERNEL,
         )?;
         drop(admin);
-        match (attached, command) {
-            (Some((driver, _)), Some(command)) => self.command(&driver, "add_sess", command),
-            _ => Ok(()),
+        let Some(((driver, _), command)) = attached.zip(command) else {
+            return Ok(());
+        };
+        self.command(&driver, "add_sess", command).inspect_err(|_| {
+            // The session is the caller's again.
+            drop(self.forget_member(id));
+        })
+    }
+
+    /// Takes a member out of the list, and its leg away; its session is still to be put back.
+    fn forget_member(&self, id: MemberId) -> Result<Arc<Session>> {
+        let mut admin = self.admin.lock();
+        let place = admin.members.iter().position(|m| m.report.member == id);
+        let member = admin.members.remove(place.ok_or(ENOENT)?)?;
+        if let Some(opened) = &admin.volume {
+            Driver::remove_leg(&opened.driver, id, &member.session);
         }
+        drop(admin);
+        // The directory waits for readers of its files, who may want the mutex.
+        drop(member.dir);
+        Ok(member.session)
     }
 
     /// Whether a member is what the administrator says.
@@ -459,16 +476,7 @@ impl Pool {
                 _ => {}
             }
         }
-        let mut admin = self.admin.lock();
-        let place = admin.members.iter().position(|m| m.report.member == id);
-        let member = admin.members.remove(place.ok_or(ENOENT)?)?;
-        if let Some(opened) = &admin.volume {
-            Driver::remove_leg(&opened.driver, id, &member.session);
-        }
-        drop(admin);
-        // The directory waits for readers of its files, who may want the mutex.
-        drop(member.dir);
-        registry.put_session(member.session);
+        registry.put_session(self.forget_member(id)?);
         Ok(())
     }
 
