@@ -253,13 +253,7 @@ impl Pool {
         session: &Arc<Session>,
         mode: Option<Mode>,
     ) -> Result {
-        let mut admin = self.admin.lock();
-        if admin.gone {
-            return Err(ENOENT);
-        }
-        if admin.opening {
-            return Err(EAGAIN);
-        }
+        // Not under the mutex: it may take long.
         let report = control::query(session, self.name).map_err(|failure| {
             refuse!(
                 failure.errno(),
@@ -270,6 +264,13 @@ impl Pool {
             )
         })?;
         self.check_mode(&report, mode)?;
+        let mut admin = self.admin.lock();
+        if admin.gone {
+            return Err(ENOENT);
+        }
+        if admin.opening {
+            return Err(EAGAIN);
+        }
         self.check_new(&admin, session, &report)?;
         let id = report.member;
         admin.members.reserve(1, GFP_KERNEL)?;
