@@ -119,6 +119,8 @@ pub(crate) struct Member {
     /// What it said when it was added.
     pub(crate) report: KBox<MemberReport>,
     dir: Option<Dir<MemberFile>>,
+    /// The administrator said that it is new.
+    new: bool,
     /// What was last told of it.
     told: (&'static str, Progress),
 }
@@ -302,6 +304,7 @@ impl Pool {
                 session: session.clone(),
                 report,
                 dir: Some(dir),
+                new: mode == Some(Mode::Create),
                 told: ("", Progress::Unknown),
             },
             GFP_KERNEL,
@@ -532,11 +535,28 @@ impl Pool {
             Ok(limits) => {
                 self.takeover.store(false, Relaxed);
                 self.admin.lock().force = MemberSet::EMPTY;
+                self.take_new_members(&driver);
                 Ok((driver, limits))
             }
             Err(error) => {
                 self.close();
                 Err(error)
+            }
+        }
+    }
+
+    /// Puts members into the table that were added as new before the pool was attached to. What is refused is in the log.
+    fn take_new_members(&self, driver: &Driver) {
+        loop {
+            let command = {
+                let mut admin = self.admin.lock();
+                let mut new = admin.members.iter_mut().filter(|member| member.new);
+                let Some(member) = new.next() else { return };
+                member.new = false;
+                self.table_change(driver, &member.report, Some(Mode::Create))
+            };
+            if let Some(command) = command {
+                let _ = self.command(driver, "add_sess", command);
             }
         }
     }
