@@ -17,6 +17,7 @@ use rmr_engine::sync::Guarded;
 use rmr_sys::bh;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Gate;
+use rmr_sys::leases::Leases;
 use rmr_sys::lock::IrqLock;
 use rmr_sys::lock::IrqLocks;
 use rmr_sys::percpu;
@@ -224,6 +225,7 @@ fn run(registry: &Arc<Registry>, name: &[u8]) -> Result {
         b"gate" => gate(&registry.queue),
         b"gate-wait" => gate_wait(&registry.queue),
         b"slots" => slots(&registry.queue),
+        b"leases" => leases(&registry.queue),
         b"park" => park(),
         b"work" => work(&registry.queue),
         b"self-drop" => self_drop(&registry.queue),
@@ -426,6 +428,79 @@ fn slots(queue: &Arc<Queue>) -> Result {
     let mut none = Slots::new(0, |_| Ok(0))?;
     check!(none.claim_any(7).is_none() && none.get_mut(0).is_none());
     check!(Slots::new(3, |index| if index == 2 { Err(EDOM) } else { Ok(0) }).is_err());
+    Ok(())
+}
+
+struct LeasesTest {
+    leases: Leases<[u64; 2]>,
+    shared: Counter,
+    ended: Counter,
+    torn: Counter,
+}
+
+/// What is shared is not changed; it ends once, when the last holder has gone; then it can be claimed again.
+fn leases(queue: &Arc<Queue>) -> Result {
+    let test = LeasesTest {
+        leases: Leases::new(3, || [0; 2])?,
+        shared: Counter::new()?,
+        ended: Counter::new()?,
+        torn: Counter::new()?,
+    };
+    let test = Arc::new(test, GFP_KERNEL)?;
+    let hammer = |test: &Arc<LeasesTest>| {
+        let add = |pair: &mut [u64; 2]| {
+            if pair[0] != pair[1] {
+                test.torn.inc();
+            }
+            pair[0] += 1;
+            pair[1] += 1;
+        };
+        for round in 0..1000 {
+            if let Some(mut claim) = test.leases.claim(round % 3) {
+                add(&mut claim);
+                test.shared.inc();
+                claim.share(3);
+            }
+            for place in 0..test.leases.len() {
+                if test.leases.with(place, |pair| pair[0] != pair[1]) == Some(true) {
+                    test.torn.inc();
+                }
+                if let Some(mut claim) = test.leases.release(place, 1) {
+                    add(&mut claim);
+                    test.ended.inc();
+                }
+            }
+        }
+        Again::Now
+    };
+    everywhere(queue, &test, hammer, || {
+        time::sleep_ms(500);
+        Ok(())
+    })?;
+    for place in 0..3 {
+        while !test.leases.is_free(place) {
+            if test.leases.release(place, 1).is_some() {
+                test.ended.inc();
+            }
+        }
+    }
+    check!(test.torn.sum() == 0);
+    check!(test.shared.sum() > 0 && test.shared.sum() == test.ended.sum());
+
+    let leases = Leases::new(1, || 7)?;
+    check!(leases.len() == 1 && !leases.is_empty() && leases.is_free(0) && leases.is_free(1));
+    check!(leases.claim(1).is_none() && !leases.hold(0, 1) && leases.release(0, 1).is_none());
+    check!(leases.with(0, |value| *value).is_none());
+    drop(leases.claim(0).ok_or(EPIPE)?);
+    let mut claim = leases.claim(0).ok_or(EPIPE)?;
+    check!(leases.claim(0).is_none() && !leases.hold(0, 1) && leases.release(0, 1).is_none());
+    *claim = 9;
+    claim.share(2);
+    check!(leases.hold(0, 2) && !leases.is_free(0) && leases.with(0, |value| *value) == Some(9));
+    check!(leases.release(0, 5).is_none() && leases.release(0, 0).is_none());
+    check!(leases.release(0, 3).is_none());
+    check!(leases.release(0, 1).is_some_and(|claim| *claim == 9));
+    check!(leases.is_free(0));
     Ok(())
 }
 

@@ -28,12 +28,12 @@ up_over() {
 
 # paths K: how many RTRS paths the session to a node has.
 paths() {
-	client "ls -d /sys/class/rtrs-client/node$1/paths/* | wc -l"
+	client "ls -d /sys/class/rtrs-client/node$1-*/paths/* | wc -l"
 }
 
 test_ipv6() {
 	up_over "path=ip:fd77:1::1" "path=ip:fd77:1::2"
-	client 'cat /sys/class/rtrs-client/node1/paths/*/dst_addr' | grep -q fd77:1::1 || fail "not over IPv6"
+	client 'cat /sys/class/rtrs-client/node1-*/paths/*/dst_addr' | grep -q fd77:1::1 || fail "not over IPv6"
 }
 
 test_mixed_families() {

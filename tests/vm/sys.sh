@@ -99,7 +99,7 @@ client modinfo -n sys_selftest > /dev/null 2>&1 || skip_all "the modules were bu
 cleanup unload
 load
 
-for name in gate gate-wait slots park work self-drop wait lock percpu small; do
+for name in gate gate-wait slots leases park work self-drop wait lock percpu small; do
 	run_test "$name" self_test "$name"
 done
 run_test "attributes" test_attributes

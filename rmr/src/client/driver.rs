@@ -384,6 +384,10 @@ impl Driver {
         self.tell_failed(core, desk);
         for id in lost {
             desk.up = desk.up.without(id);
+            if let Some(leg) = core.leg(id) {
+                // It may have been lost while the coordinator was being told that it is there.
+                leg.set_usable(false);
+            }
             self.tell(core, desk, Event::LinkDown(id));
         }
         for id in up.minus(desk.up) {

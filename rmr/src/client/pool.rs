@@ -119,6 +119,8 @@ pub(crate) struct Member {
     /// What it said when it was added.
     pub(crate) report: KBox<MemberReport>,
     dir: Option<Dir<MemberFile>>,
+    /// The administrator said that it is new.
+    new: bool,
     /// What was last told of it.
     told: (&'static str, Progress),
 }
@@ -253,13 +255,7 @@ impl Pool {
         session: &Arc<Session>,
         mode: Option<Mode>,
     ) -> Result {
-        let mut admin = self.admin.lock();
-        if admin.gone {
-            return Err(ENOENT);
-        }
-        if admin.opening {
-            return Err(EAGAIN);
-        }
+        // Not under the mutex: it may take long.
         let report = control::query(session, self.name).map_err(|failure| {
             refuse!(
                 failure.errno(),
@@ -270,6 +266,13 @@ impl Pool {
             )
         })?;
         self.check_mode(&report, mode)?;
+        let mut admin = self.admin.lock();
+        if admin.gone {
+            return Err(ENOENT);
+        }
+        if admin.opening {
+            return Err(EAGAIN);
+        }
         self.check_new(&admin, session, &report)?;
         let id = report.member;
         admin.members.reserve(1, GFP_KERNEL)?;
@@ -301,15 +304,33 @@ impl Pool {
                 session: session.clone(),
                 report,
                 dir: Some(dir),
+                new: mode == Some(Mode::Create),
                 told: ("", Progress::Unknown),
             },
             GFP_KERNEL,
         )?;
         drop(admin);
-        match (attached, command) {
-            (Some((driver, _)), Some(command)) => self.command(&driver, "add_sess", command),
-            _ => Ok(()),
+        let Some(((driver, _), command)) = attached.zip(command) else {
+            return Ok(());
+        };
+        self.command(&driver, "add_sess", command).inspect_err(|_| {
+            // The session is the caller's again.
+            drop(self.forget_member(id));
+        })
+    }
+
+    /// Takes a member out of the list, and its leg away; its session is still to be put back.
+    fn forget_member(&self, id: MemberId) -> Result<Arc<Session>> {
+        let mut admin = self.admin.lock();
+        let place = admin.members.iter().position(|m| m.report.member == id);
+        let member = admin.members.remove(place.ok_or(ENOENT)?)?;
+        if let Some(opened) = &admin.volume {
+            Driver::remove_leg(&opened.driver, id, &member.session);
         }
+        drop(admin);
+        // The directory waits for readers of its files, who may want the mutex.
+        drop(member.dir);
+        Ok(member.session)
     }
 
     /// Whether a member is what the administrator says.
@@ -459,16 +480,7 @@ impl Pool {
                 _ => {}
             }
         }
-        let mut admin = self.admin.lock();
-        let place = admin.members.iter().position(|m| m.report.member == id);
-        let member = admin.members.remove(place.ok_or(ENOENT)?)?;
-        if let Some(opened) = &admin.volume {
-            Driver::remove_leg(&opened.driver, id, &member.session);
-        }
-        drop(admin);
-        // The directory waits for readers of its files, who may want the mutex.
-        drop(member.dir);
-        registry.put_session(member.session);
+        registry.put_session(self.forget_member(id)?);
         Ok(())
     }
 
@@ -523,11 +535,28 @@ impl Pool {
             Ok(limits) => {
                 self.takeover.store(false, Relaxed);
                 self.admin.lock().force = MemberSet::EMPTY;
+                self.take_new_members(&driver);
                 Ok((driver, limits))
             }
             Err(error) => {
                 self.close();
                 Err(error)
+            }
+        }
+    }
+
+    /// Puts members into the table that were added as new before the pool was attached to. What is refused is in the log.
+    fn take_new_members(&self, driver: &Driver) {
+        loop {
+            let command = {
+                let mut admin = self.admin.lock();
+                let mut new = admin.members.iter_mut().filter(|member| member.new);
+                let Some(member) = new.next() else { return };
+                member.new = false;
+                self.table_change(driver, &member.report, Some(Mode::Create))
+            };
+            if let Some(command) = command {
+                let _ = self.command(driver, "add_sess", command);
             }
         }
     }

@@ -170,7 +170,7 @@ impl Registry {
             let advice = if error == ENODEV {
                 "there is no RDMA device for this address; load its driver, or make one with `rdma link add`"
             } else {
-                "check that the node is up, that it has joined a pool, and the network; after a crash of this host, the node keeps the old session for half a minute"
+                "check that the node is up, that it has joined a pool, and the network"
             };
             refuse!(
                 error,

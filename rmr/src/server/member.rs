@@ -372,7 +372,7 @@ fn load(store: &dyn Store, info: &StoreInfo, hot: &Hot) -> Result<KBox<Engine>> 
         store: info.store_uuid,
         member: info.member,
         layout: info.layout.clone(),
-        limits: info.limits.clone(),
+        limits: info.limits,
         log_extents: MAX_LOG_EXTENTS,
         salt: rand::u64() as u32,
     };
