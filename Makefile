@@ -17,7 +17,7 @@ help:
 	@echo '                (TESTS="io flush" selects those of tests/vm)'
 	@echo 'make sim        whole pools in virtual time, with faults: SEEDS=2000 of them, or SEED=n with a trace (SIM=--help)'
 	@echo 'make planted    bugs planted in the engine, each of which the simulator has to find (PLANTED="--plant NAME")'
-	@echo 'make coverage   lines and branches of the engine that runs of the simulator reach (SEEDS=500)'
+	@echo 'make coverage   what runs of the simulator do not reach in the engine, without a reason (SEEDS=1000)'
 	@echo 'make model      every order of events in tiny pools, with few faults (MODEL=--help)'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
@@ -65,7 +65,7 @@ sim:
 
 .PHONY: coverage
 coverage:
-	@scripts/coverage.sh $(or $(SEEDS),500)
+	@scripts/coverage.sh $(or $(SEEDS),1000)
 
 .PHONY: model
 model:

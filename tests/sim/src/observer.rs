@@ -68,6 +68,8 @@ struct Known {
 #[derive(Clone, Copy, Debug, Default, Hash)]
 struct Last {
     installed: Option<Name>,
+    /// Its disk is an older state, which was not taken in since: what it knows is not what it once knew (R19).
+    past: bool,
 }
 
 /// All checkers, and what they need to be told.
@@ -354,7 +356,11 @@ impl Observer {
     /// A member has an older state of its disk: it knows nothing of what it promised and installed since (R19).
     pub fn rolled_back(&mut self, member: u8) {
         self.execution.replaced(member);
-        self.last.remove(&member);
+        let past = Last {
+            installed: None,
+            past: true,
+        };
+        self.last.insert(member, past);
         self.compare = true;
     }
 
@@ -419,6 +425,7 @@ impl Observer {
             return;
         }
         last.installed = Some(name);
+        last.past = false;
         // Whoever installs a configuration empties the bitmaps of its members in sync, before a write can mark them again.
         let missed = record.bitmaps.union(record.all_dirty);
         let left_over = missed.intersection(config.in_sync);
@@ -516,15 +523,16 @@ impl Observer {
     }
 
     /// Nobody starts without who knows of this configuration (R7): of the members that an earlier one has in sync, one has installed
-    /// a later one than that, or has lost its disk.
+    /// a later one than that, or has lost its disk. Stores that were put back to an earlier state may know less.
     fn check_needed(&mut self, now: Nanos, name: Name) {
         let passed = |of: &Name, in_sync: MemberSet| {
             in_sync.iter().map(number).any(|member| {
-                let installed = self.last.get(&member).and_then(|last| last.installed);
-                installed.is_none_or(|installed| installed > *of)
+                let last = self.last.get(&member).copied().unwrap_or_default();
+                last.past || last.installed.is_none_or(|installed| installed > *of)
             })
         };
-        let installed = self.last.values().filter_map(|last| last.installed);
+        let known = self.last.values().filter(|last| !last.past);
+        let installed = known.filter_map(|last| last.installed);
         let suffices = installed
             .filter(|of| *of < name && of.0 / FORCED == name.0 / FORCED)
             .find(|of| {
