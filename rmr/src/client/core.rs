@@ -370,36 +370,32 @@ impl Core {
 
     /// Starts a request that nothing is in the way of.
     fn start_one(this: &Entered<Self>, tag: u32, aim: &Aim, last: bool) {
-        if let Err(status) = Self::start(this, tag, aim, last) {
-            Self::end(this, tag, BEFORE, status);
+        match Self::start(this, tag, aim, last) {
+            Ok(false) => {}
+            Ok(true) => Self::start_parked(this),
+            Err(status) => Self::end(this, tag, BEFORE, status),
         }
     }
 
-    /// Starts a request, or parks it. An error is how it ends.
-    fn start(this: &Entered<Self>, tag: u32, aim: &Aim, last: bool) -> Result<(), Status> {
-        match this.ask(tag, aim) {
+    /// Starts a request, or parks it. True if what is parked must be tried again, see [`Self::start_parked`]. An error is how
+    /// the request ends.
+    fn start(this: &Entered<Self>, tag: u32, aim: &Aim, last: bool) -> Result<bool, Status> {
+        let mut start = this.ask(tag, aim);
+        let mut before = 0;
+        if start == Start::Parked {
+            // A barrier, too: whoever makes room after this second attempt knows that one waits for it.
+            before = this.opened.fetch_add(0, Full);
+            start = this.ask(tag, aim);
+        }
+        match start {
             Start::Send(sending) => {
                 Self::launch(this, tag, aim, &sending, last);
-                Ok(())
+                Ok(false)
             }
             Start::Fail(status) => Err(status),
             Start::Parked => {
-                // A barrier, too: whoever makes room after this second attempt knows that one waits for it.
-                let before = this.opened.fetch_add(0, Full);
-                match this.ask(tag, aim) {
-                    Start::Send(sending) => {
-                        Self::launch(this, tag, aim, &sending, last);
-                        Ok(())
-                    }
-                    Start::Fail(status) => Err(status),
-                    Start::Parked => {
-                        this.parked[0].with(|list| list.push(&this.links, tag));
-                        if this.opened.load(Relaxed) != before {
-                            Self::start_parked(this);
-                        }
-                        Ok(())
-                    }
-                }
+                this.parked[0].with(|list| list.push(&this.links, tag));
+                Ok(this.opened.load(Relaxed) != before)
             }
         }
     }
@@ -410,13 +406,20 @@ impl Core {
         Self::start_parked(this);
     }
 
+    /// Tries what is parked, again if there was more room meanwhile.
     fn start_parked(this: &Entered<Self>) {
-        // The lock orders the number and the list: who parks after this took the list sees that the number has changed.
-        let mut list = this.parked[0].with(TagList::take);
-        while let Some(tag) = list.pop(&this.links) {
-            let aim = this.requests.with(tag as usize, Request::aim);
-            if let Some(aim) = aim {
-                Self::start_one(this, tag, &aim, true);
+        let mut again = true;
+        while core::mem::take(&mut again) {
+            // The lock orders the number and the list: who parks after this took the list sees that the number has changed.
+            let mut list = this.parked[0].with(TagList::take);
+            while let Some(tag) = list.pop(&this.links) {
+                let Some(aim) = this.requests.with(tag as usize, Request::aim) else {
+                    continue;
+                };
+                match Self::start(this, tag, &aim, true) {
+                    Ok(more) => again |= more,
+                    Err(status) => Self::end(this, tag, BEFORE, status),
+                }
             }
         }
     }
@@ -523,18 +526,25 @@ impl Core {
     /// Answers a request and starts those that it was in the way of.
     fn finish(this: &Entered<Self>, tag: u32, request: Claim<'_, Request>) {
         let mut ready = TagList::new();
+        let mut again = false;
         this.answer(tag, request, &mut ready);
         while let Some(next) = ready.pop(&this.links) {
             let Some(aim) = this.requests.with(next as usize, Request::aim) else {
                 continue;
             };
             // A loop, not a recursion: of a failed volume, all that were held end here one after the other.
-            if let Err(status) = Self::start(this, next, &aim, true) {
-                this.note_outcome(next, status);
-                if let Some(request) = this.requests.release(next as usize, BEFORE) {
-                    this.answer(next, request, &mut ready);
+            match Self::start(this, next, &aim, true) {
+                Ok(more) => again |= more,
+                Err(status) => {
+                    this.note_outcome(next, status);
+                    if let Some(request) = this.requests.release(next as usize, BEFORE) {
+                        this.answer(next, request, &mut ready);
+                    }
                 }
             }
+        }
+        if again {
+            Self::start_parked(this);
         }
     }
 
