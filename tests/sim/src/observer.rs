@@ -449,6 +449,10 @@ impl Observer {
         };
         let result = self.execution.installed(now, member, new);
         self.note(result);
+        // The client has given up a configuration when a later one of its generation is complete, whoever has attached since.
+        let later = (name.0, name.1, name.2.saturating_add(1));
+        let mut later = self.configs.range(later..=(name.0, name.1, u64::MAX));
+        let passed = later.any(|(_, known)| known.complete);
         let known = self.configs.entry(name).or_insert_with(|| Known {
             config: config.clone(),
             persisted: 0,
@@ -460,13 +464,9 @@ impl Observer {
         let voters = config.voters().bits();
         let enough = config.quorum == Quorum::Off
             || (known.persisted & voters).count_ones() * 2 > voters.count_ones();
-        // A client that has attached anew has given up what is of its generations before.
+        // So has a client that has attached anew, with what is of its generations before.
         let mut attached = self.attached.iter();
         let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
-        // And so has one of a configuration before the last complete one of a generation.
-        let passed = self
-            .newest
-            .is_some_and(|newest| (newest.0, newest.1) == (name.0, name.1) && newest > name);
         let given_up = anew || passed;
         if known.complete || given_up || receivers & !known.persisted != 0 || !enough {
             let roles = roles(config);
