@@ -146,7 +146,7 @@ bugs! {
     /// Writes count as complete everywhere as soon as they are sent.
     WatermarkAhead = 100, MARKS;
     /// 3: the number of a configuration that was given up is used again.
-    ReuseEpoch = 250, CONFIGURATIONS;
+    ReuseEpoch = 600, CONFIGURATIONS;
     /// 22: the last member in sync is dropped for the error of one request.
     DropLastForError = 500, TIME;
     /// 24: a new store gets the place of another one, and nobody has all of it dirty.
@@ -211,7 +211,7 @@ bugs! {
     /// 22: anybody is asked for what was missed, and gives it, dirty or not.
     ServeDirty = 100, DATA;
     /// 25: a discard is no write: what it changes is dirty nowhere.
-    DiscardUnmarked = 100, MARKS;
+    DiscardUnmarked = 300, MARKS;
     /// What was pulled before chunks were marked counts for them.
     ProveInSpiteOfMerge = 500, DATA;
     /// 10: a chunk is pulled although its last writes may be missing on the source.
