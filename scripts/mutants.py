@@ -483,22 +483,35 @@ def limits(seconds):
     return set_limits
 
 
+def end_if_idle(process, ended):
+    """Ends a process that waits for ever, and so will never run into its limit. Not one that only waits for a processor."""
+    idle = 0
+    used = None
+    while not ended.wait(1):
+        try:
+            stats = []
+            for task in os.listdir(f"/proc/{process.pid}/task"):
+                with open(f"/proc/{process.pid}/task/{task}/stat", encoding="ascii", errors="replace") as file:
+                    stats.append(file.read().rpartition(")")[2].split())
+        except OSError:
+            return
+        now = [(stat[11], stat[12]) for stat in stats]
+        waits = now == used and all(stat[0] == "S" for stat in stats)
+        idle = idle + 1 if waits else 0
+        used = now
+        if idle == 5:
+            process.kill()
+
+
 def execute(command, seconds, **variables):
     """Runs tests of one program with a limit of processor time. Gives None if all is well, or what was noticed, and by whom."""
     environment = dict(os.environ, RUST_BACKTRACE="0", PROPTEST_DISABLE_FAILURE_PERSISTENCE="true", **variables)
     environment.setdefault("PROPTEST_CASES", "64")
     process = subprocess.Popen(command, preexec_fn=limits(seconds), env=environment, cwd="/tmp", stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
-    late = []
-
-    def kill():
-        late.append(True)
-        os.killpg(process.pid, signal.SIGKILL)
-
-    # One that waits for ever takes no processor time; but the machine may have other work.
-    timer = threading.Timer(5 * seconds + 20, kill)
-    timer.start()
-    current = None
+    ended = threading.Event()
+    watcher = threading.Thread(target=end_if_idle, args=(process, ended))
+    watcher.start()
     failed = None
     try:
         for line in process.stdout:
@@ -509,12 +522,13 @@ def execute(command, seconds, **variables):
                 break
         process.wait()
     finally:
-        timer.cancel()
+        ended.set()
         process.stdout.close()
         process.wait()
+        watcher.join()
     if failed:
         return "caught", failed
-    if late or process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return "timeout", command[0]
     if process.returncode:
         return "caught", f"exit code {process.returncode}"

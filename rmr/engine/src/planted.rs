@@ -92,7 +92,7 @@ bugs! {
     /// 3: the next epoch is derived from an unfinished one.
     DeriveFromUnfinished = 250, CONFIGURATIONS;
     /// 4: a flush does not go to members that are catching up, and none comes before they are promoted.
-    FlushOnlyInSync = 0, STABLE;
+    FlushOnlyInSync = 100, STABLE;
     /// 5: the writes that a dropped member may have missed are not told to members that are catching up.
     TellOnlyInSync = 2000, MARKS;
     /// 7: a volume goes on with a member that restarted.
@@ -122,7 +122,7 @@ bugs! {
     /// 18: a store known to be rolled back is taken.
     AcceptRolledBack = 1000, DATA;
     /// 16: a store of another history is overwritten unasked.
-    AcceptDiverged = 0, DATA;
+    AcceptDiverged = 1000, DATA;
     /// 17: a client that was fenced attaches again.
     IgnoreFence = 100, CLIENTS;
     /// 19: reads go to members that are catching up, and they answer.
@@ -146,7 +146,7 @@ bugs! {
     /// Writes count as complete everywhere as soon as they are sent.
     WatermarkAhead = 100, MARKS;
     /// 3: the number of a configuration that was given up is used again.
-    ReuseEpoch = 250, CONFIGURATIONS;
+    ReuseEpoch = 600, CONFIGURATIONS;
     /// 22: the last member in sync is dropped for the error of one request.
     DropLastForError = 500, TIME;
     /// 24: a new store gets the place of another one, and nobody has all of it dirty.
@@ -197,7 +197,7 @@ bugs! {
     /// 29: bitmaps of members in sync are not emptied.
     KeepBitsOfInSync = 100, LEFT_OVER;
     /// 16: what a member knows the others missed is not dirty on itself.
-    ForgetMissedByOthers = 0, MARKS;
+    ForgetMissedByOthers = 100, MARKS;
     /// Changed pages of bitmaps are not written.
     NoPages = 100, RECORDS;
     /// 18: a record is written once only.
@@ -211,7 +211,7 @@ bugs! {
     /// 22: anybody is asked for what was missed, and gives it, dirty or not.
     ServeDirty = 100, DATA;
     /// 25: a discard is no write: what it changes is dirty nowhere.
-    DiscardUnmarked = 100, MARKS;
+    DiscardUnmarked = 300, MARKS;
     /// What was pulled before chunks were marked counts for them.
     ProveInSpiteOfMerge = 500, DATA;
     /// 10: a chunk is pulled although its last writes may be missing on the source.
@@ -221,7 +221,7 @@ bugs! {
     /// What was pulled is clean before it is stable.
     ProveUnflushed = 2000, STABLE;
     /// What is fetched replaces what was known to be dirty.
-    ReplaceBitmap = 0, MARKS;
+    ReplaceBitmap = 100, MARKS;
     /// R17: after a restart nobody knows any more what could not be read.
     ForgetUnreadable = 1000, DATA;
     /// R17: what is old because nobody could read it is served.
@@ -229,9 +229,9 @@ bugs! {
     /// R17: what nobody could read is not written down.
     UnreadableUnwritten = 1000, DATA;
     /// R17: a write to what nobody could read is answered before that is off the list on disk.
-    AnswerWhileListed = 0, DATA;
+    AnswerWhileListed = 100, DATA;
     /// R17: what was written leaves the list before it is stable.
-    UnlistUnflushed = 0, DATA;
+    UnlistUnflushed = 500, DATA;
     /// A change of the log is not written.
     LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.

@@ -870,6 +870,25 @@ fn a_join_waits_for_what_is_in_flight() {
     assert_eq!(world.config().receivers(), set(&[1, 2]));
 }
 
+/// What it pulled may be of a write that has not come to it (seed 22586).
+#[test]
+fn a_promotion_waits_for_what_is_in_flight() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.restart(2);
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[2]));
+    let ticket = world.write(0, 0);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    world.member(2).report.progress = Progress::Ready;
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[2]));
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    world.run(2 * SECOND);
+    assert_eq!(world.config().in_sync, set(&[1, 2]));
+}
+
 #[test]
 fn another_pool_of_the_same_name() {
     let mut world = World::attach(2, Quorum::Off);

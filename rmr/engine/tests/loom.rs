@@ -318,6 +318,33 @@ fn dedupe_slot_taken_over() {
     });
 }
 
+/// A copy that finds the write running, but wants to wait when that is done and the next write is running in its slot, all
+/// interleavings: each is answered once.
+#[test]
+fn dedupe_join_too_late() {
+    explore(usize::MAX, || {
+        let member = Member::new(1, 3);
+        assert_eq!(member.table.begin(Seq(1), Seq(0), 0), Verdict::Execute);
+        let late = {
+            let member = member.clone();
+            thread::spawn(move || match member.table.begin(Seq(1), Seq(0), 1) {
+                Verdict::Done(Status::Ok) | Verdict::Refuse(Status::BelowWatermark) => {
+                    member.answer(1);
+                }
+                Verdict::Join => {}
+                other => panic!("{other:?}"),
+            })
+        };
+        assert!(member
+            .table
+            .finish(Seq(1), Status::Ok, |joined| member.answer(joined)));
+        assert!(member.deliver(2, Seq(2), Seq(1)));
+        late.join().unwrap();
+        assert_eq!(member.answered[1].load(Relaxed), 1);
+        assert_eq!(member.answered[2].load(Relaxed), 1);
+    });
+}
+
 /// A copy against the end of a write that was never started, all interleavings: it is told to come again, or
 /// is executed.
 #[test]

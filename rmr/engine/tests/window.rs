@@ -59,6 +59,24 @@ fn ignores_numbers_that_are_not_in_use() {
     assert_eq!((0..9).filter_map(|_| real.issue()).count(), 4);
 }
 
+/// What is complete above a gap is seen, and only there.
+#[test]
+fn complete_above_a_gap() {
+    let real = window(4);
+    let none_above = || [0, 1, 2, 3].map(|stable| real.none_complete_above(Seq(stable)));
+    assert_eq!(none_above(), [true; 4]);
+    for _ in 0..3 {
+        assert!(real.issue().is_some());
+    }
+    assert_eq!(none_above(), [true; 4]);
+    real.complete(Seq(3));
+    assert_eq!(none_above(), [false, false, false, true]);
+    real.complete(Seq(1));
+    assert_eq!(none_above(), [false, false, false, true]);
+    real.complete(Seq(2));
+    assert_eq!(none_above(), [false, false, false, true]);
+}
+
 #[test]
 fn sizes() {
     for (size, possible) in [

@@ -99,6 +99,21 @@ impl Cache {
         self.journal.drain(..over);
     }
 
+    /// Whether what a sector held at `mark`, or something newer, is stable.
+    pub fn is_stable(&self, sector: u64, mark: u64) -> bool {
+        let covers = |write: &&Write| {
+            (write.sector..)
+                .zip(write.values.iter())
+                .any(|(at, _)| at == sector)
+        };
+        let writes = self.journal.iter().filter(covers);
+        let mut stable = true;
+        for write in writes {
+            stable = write.stable || stable && write.number > mark;
+        }
+        stable
+    }
+
     /// The sectors that are not stable; the journal is empty then.
     fn take_unstable(&mut self) -> BTreeMap<u64, Versions> {
         let mut unstable: BTreeMap<u64, Versions> = BTreeMap::new();
@@ -184,6 +199,19 @@ mod tests {
             assert!((20..=22).contains(&cache.read(2)));
         }
         assert!(old > 10 && middle > 10);
+    }
+
+    #[test]
+    fn stable_at_a_mark() {
+        let mut cache = Cache::new();
+        write(&mut cache, 1, 10, false);
+        let mark = cache.mark();
+        assert!(!cache.is_stable(1, mark) && cache.is_stable(2, mark));
+        cache.flushed(mark);
+        write(&mut cache, 1, 11, false);
+        assert!(cache.is_stable(1, mark) && !cache.is_stable(1, cache.mark()));
+        write(&mut cache, 1, 12, true);
+        assert!(cache.is_stable(1, cache.mark()));
     }
 
     #[test]

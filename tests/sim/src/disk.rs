@@ -263,6 +263,16 @@ impl Disk {
         self.data.read(sector)
     }
 
+    /// What was written until now; to be handed to [`Disk::is_stable`].
+    pub fn mark(&self) -> u64 {
+        self.data.mark()
+    }
+
+    /// Whether what a sector held at `mark`, or something newer, is stable.
+    pub fn is_stable(&self, sector: u64, mark: u64) -> bool {
+        self.data.is_stable(sector, mark)
+    }
+
     /// The sectors of data that hold something.
     pub fn values(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.data.sectors()

@@ -8,6 +8,7 @@
 mod acts;
 mod disks;
 mod tasks;
+mod witness;
 
 use crate::device::Device;
 use crate::disk::Access;
@@ -411,7 +412,12 @@ impl Node {
     // Accesses to the disk.
 
     fn begin(&mut self, env: &mut Env, access: Access, what: For) {
+        let flushes = access == Access::Flush;
         let number = self.device.begin(env, self.member, self.boot, access);
+        if flushes {
+            env.observer
+                .flush_begins(env.queue.now(), self.member, number);
+        }
         self.accesses.insert(number, what);
     }
 
@@ -430,6 +436,8 @@ impl Node {
             .end(env, &self.layout, self.member, boot, number);
         let Some(done) = ended else { return };
         self.show(env, &done);
+        env.observer
+            .flush_ends(self.member, number, done.status.is_ok());
         let Some(what) = self.accesses.remove(&number) else {
             return;
         };
@@ -476,7 +484,11 @@ impl Node {
 
     /// A copy of a record is on the disk.
     fn written(&mut self, env: &mut Env, offset: u64, bytes: &Record) {
+        let before = self.is_telling(offset).then(|| self.image.clone());
         self.look_at_record(offset);
+        if let Some(before) = before {
+            self.compare(env, &before);
+        }
         let [first, second] = self.layout.epoch();
         if offset == first.offset {
             self.first_copy = Some(offset);

@@ -104,10 +104,21 @@ pub struct Observer {
     timeless: bool,
     /// Offsets that members have pulled under the configuration they persisted last.
     pulled: BTreeSet<(u8, u64)>,
+    /// Whether the disk of a member has a volatile cache.
+    volatile: Vec<bool>,
+    /// When flushes began, by member and access.
+    flushing: BTreeMap<(u8, u64), Nanos>,
+    /// When the last one began that succeeded.
+    flushed: BTreeMap<u8, Nanos>,
+    /// When applications asked for flushes that are not answered.
+    flushes: BTreeMap<u64, Nanos>,
+    /// Sectors of members that were written while they were listed as unreadable: the mark of the disk at the first time.
+    rewritten: BTreeMap<(u8, u64), u64>,
 }
 
 impl Hash for Observer {
-    /// All that decides what is right: not how long things took, and how many there were.
+    /// All that decides what is right: not how long things took, and how many there were. Nor when disks were flushed last: that
+    /// decides of what is in flight only.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.history.hash(state);
         self.disks.hash(state);
@@ -164,6 +175,11 @@ impl Observer {
             epochs: 0,
             timeless: false,
             pulled: BTreeSet::new(),
+            volatile: plan.volatile.clone(),
+            flushing: BTreeMap::new(),
+            flushed: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            rewritten: BTreeMap::new(),
         }
     }
 
@@ -220,7 +236,10 @@ impl Observer {
                 sector: request.sector,
                 count: request.count as u32,
             },
-            What::Flush => Operation::Flush,
+            What::Flush => {
+                self.flushes.insert(request.op, now);
+                Operation::Flush
+            }
             What::Write(fua) | What::Zeroes(fua) => {
                 self.disks.started(request.op, request.sector, &values);
                 Operation::Write {
@@ -255,6 +274,10 @@ impl Observer {
                 Outcome::Error | Outcome::Unknown => self.disks.failed(op),
             }
         }
+        let asked = self.flushes.remove(&op);
+        if let (Some(asked), Outcome::Ok(_), true) = (asked, &outcome, rules) {
+            self.check_flushed(now, asked);
+        }
         self.liveness.returned(now, op);
         let outcome = match (outcome, request.what) {
             (Outcome::Ok(values), What::Read) => Outcome::Ok(values),
@@ -280,6 +303,7 @@ impl Observer {
             .collect();
         for &op in &ops {
             self.open.remove(&op);
+            self.flushes.remove(&op);
             self.disks.failed(op);
         }
         self.liveness.gone(ops);
@@ -334,11 +358,64 @@ impl Observer {
         self.liveness.thaw(now, due);
     }
 
+    /// A flush succeeds only if every receiver has flushed (section 3 of the design): a disk with a volatile cache, since it was
+    /// asked for.
+    fn check_flushed(&mut self, now: Nanos, asked: Nanos) {
+        let receivers = self.config().map(Config::receivers);
+        let mut volatile = receivers
+            .into_iter()
+            .flatten()
+            .map(number)
+            .filter(|&member| {
+                let volatile = self.volatile.get(usize::from(member));
+                volatile.copied().unwrap_or(true)
+            });
+        let missed = volatile.find(|member| self.flushed.get(member) < Some(&asked));
+        if let Some(member) = missed {
+            self.violate(Violation {
+                rule: Rule::Durability,
+                time: now,
+                what: format!(
+                    "a flush is answered, and the disk of member {member} was not flushed"
+                ),
+            });
+        }
+    }
+
     // Members.
+
+    /// An access to a disk is a flush.
+    pub fn flush_begins(&mut self, now: Nanos, member: u8, access: u64) {
+        self.flushing.insert((member, access), now);
+    }
+
+    /// An access is over; if it was a flush, it succeeded or not.
+    pub fn flush_ends(&mut self, member: u8, access: u64, succeeded: bool) {
+        if let Some(began) = self.flushing.remove(&(member, access)) {
+            if succeeded {
+                let last = self.flushed.entry(member).or_default();
+                *last = (*last).max(began);
+            }
+        }
+    }
+
+    /// A sector was written that the member has on its list of unreadable ones.
+    pub fn rewritten(&mut self, member: u8, sector: u64, mark: u64) {
+        self.rewritten.entry((member, sector)).or_insert(mark);
+    }
+
+    /// A sector leaves that list: the mark of the disk when it was written, if it was since the member started.
+    pub fn unlisted(&mut self, member: u8, sector: u64) -> Option<u64> {
+        self.rewritten.remove(&(member, sector))
+    }
 
     /// A member starts, or its disk was reset; or it is gone, with incarnation 0.
     pub fn restarted(&mut self, member: u8, incarnation: u64) {
         self.execution.restarted(member, incarnation);
+        if incarnation == 0 {
+            self.flushing.retain(|&(of, _), _| of != member);
+            self.rewritten.retain(|&(of, _), _| of != member);
+        }
         self.compare = true;
     }
 
@@ -449,6 +526,10 @@ impl Observer {
         };
         let result = self.execution.installed(now, member, new);
         self.note(result);
+        // The client has given up a configuration when a later one of its generation is complete, whoever has attached since.
+        let later = (name.0, name.1, name.2.saturating_add(1));
+        let mut later = self.configs.range(later..=(name.0, name.1, u64::MAX));
+        let passed = later.any(|(_, known)| known.complete);
         let known = self.configs.entry(name).or_insert_with(|| Known {
             config: config.clone(),
             persisted: 0,
@@ -460,13 +541,9 @@ impl Observer {
         let voters = config.voters().bits();
         let enough = config.quorum == Quorum::Off
             || (known.persisted & voters).count_ones() * 2 > voters.count_ones();
-        // A client that has attached anew has given up what is of its generations before.
+        // So has a client that has attached anew, with what is of its generations before.
         let mut attached = self.attached.iter();
         let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
-        // And so has one of a configuration before the last complete one of a generation.
-        let passed = self
-            .newest
-            .is_some_and(|newest| (newest.0, newest.1) == (name.0, name.1) && newest > name);
         let given_up = anew || passed;
         if known.complete || given_up || receivers & !known.persisted != 0 || !enough {
             let roles = roles(config);

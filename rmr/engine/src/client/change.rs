@@ -35,6 +35,7 @@ use crate::planted::Bug;
 use crate::time::Nanos;
 use crate::time::Time;
 use crate::time::MILLISECOND;
+use crate::time::SECOND;
 use rmr_proto::Config;
 use rmr_proto::Epoch;
 use rmr_proto::Incarnation;
@@ -45,8 +46,10 @@ use rmr_proto::Op;
 use rmr_proto::Quorum;
 use rmr_proto::Run;
 
-/// How long requests may take to end before a member joins.
+/// How long requests may take to end before a member joins, or is in sync.
 const DRAIN: Nanos = 200 * MILLISECOND;
+/// Until it is looked again whether a member can be in sync, after it could not.
+const PAUSE: Nanos = SECOND;
 
 /// What a change is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,23 +158,30 @@ impl<M: Memory> Coordinator<M> {
         if !self.all_up() {
             return false;
         }
-        turn.data.shut(on(Bug::NoDrain));
-        self.failed = MemberSet::EMPTY;
-        self.phase = Phase::Change(Change {
-            goal: Goal::Join(id),
-            stage: Stage::Drain(turn.now.after(DRAIN)),
-            asked: MemberSet::EMPTY,
-        });
+        self.begin_drain(Goal::Join(id), turn);
         true
     }
 
-    /// Freezes, and lets a member be in sync. False if that cannot be now.
+    /// Lets requests end, then lets a member be in sync. False if that cannot be now.
+    ///
+    /// It may have pulled what a write that is in flight has written elsewhere, without having got that write: it would be in sync
+    /// with a content of which it has no mark for those who are absent.
     pub(super) fn begin_promote(&mut self, id: MemberId, turn: &mut Turn<'_, M>) -> bool {
         if !self.all_up() {
             return false;
         }
-        turn.data.shut(true);
-        self.begin(Goal::Promote(id), turn)
+        self.begin_drain(Goal::Promote(id), turn);
+        true
+    }
+
+    fn begin_drain(&mut self, goal: Goal, turn: &mut Turn<'_, M>) {
+        turn.data.shut(on(Bug::NoDrain));
+        self.failed = MemberSet::EMPTY;
+        self.phase = Phase::Change(Change {
+            goal,
+            stage: Stage::Drain(turn.now.after(DRAIN)),
+            asked: MemberSet::EMPTY,
+        });
     }
 
     /// Freezes, and changes the table. False if that cannot be now.
@@ -388,7 +398,7 @@ impl<M: Memory> Coordinator<M> {
     }
 
     fn drain(&mut self, change: Change, until: Time, turn: &mut Turn<'_, M>) -> bool {
-        let Goal::Join(id) = change.goal else {
+        let (Goal::Join(id) | Goal::Promote(id)) = change.goal else {
             return false;
         };
         if self.leave || !self.dropping.is_empty() || self.write_failed {
@@ -397,12 +407,29 @@ impl<M: Memory> Coordinator<M> {
         let busy = |view: View| view.op != Op::Read || view.writes();
         if turn.data.views().any(busy) && !on(Bug::NoDrain) {
             if turn.now >= until {
-                self.give_up(Some(id), turn);
+                match change.goal {
+                    Goal::Join(_) => self.give_up(Some(id), turn),
+                    _ => {
+                        self.not_yet_in_sync(id, turn);
+                        let now = turn.now;
+                        if let Some(peer) = self.peer(id) {
+                            peer.ping_at = now.after(PAUSE);
+                        }
+                    }
+                }
                 return true;
             }
             return self.retry(turn);
         }
         self.begin(change.goal, turn)
+    }
+
+    /// A member stays one that catches up, until it is asked again.
+    fn not_yet_in_sync(&mut self, id: MemberId, turn: &mut Turn<'_, M>) {
+        if let Some(peer) = self.peer(id) {
+            peer.ready = false;
+        }
+        self.give_up(None, turn);
     }
 
     /// Back to the configuration in force.
@@ -444,12 +471,7 @@ impl<M: Memory> Coordinator<M> {
                 self.not_ready = false;
                 match change.goal {
                     Goal::Join(_) => self.give_up(Some(id), turn),
-                    _ => {
-                        if let Some(peer) = self.peer(id) {
-                            peer.ready = false;
-                        }
-                        self.give_up(None, turn);
-                    }
+                    _ => self.not_yet_in_sync(id, turn),
                 }
                 return true;
             }

@@ -228,6 +228,7 @@ impl Node {
             }
             Todo::PeerReply(call, kind, result) => {
                 let bytes;
+                let mut known = None;
                 let result = match (kind, result) {
                     (_, Err(status)) => Err(status),
                     (Kind::FetchDirty, Ok(answer)) => {
@@ -242,10 +243,18 @@ impl Node {
                     }
                     (_, Ok(_)) => Ok(PeerAnswer::Done),
                 };
+                if let Ok(PeerAnswer::Page(page)) = &result {
+                    let chunks = 0..self.layout.geometry().chunks();
+                    let dirty = chunks.filter(|&chunk| hot.dirty(page.of, chunk));
+                    known = Some((page.of, dirty.collect::<Vec<u64>>()));
+                }
                 member.event(now, Event::PeerReply { call, result }, hot, out);
                 let is_used = |act: &Act| matches!(act, Act::PullWrite(of, ..) if *of == call);
                 if !out.0.iter().any(is_used) {
                     self.pulled.remove(&call);
+                }
+                if let Some((of, known)) = known {
+                    self.check_merged(env, of, &known);
                 }
             }
             Todo::PullWritten(call, result) => {

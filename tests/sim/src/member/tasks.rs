@@ -47,11 +47,11 @@ pub(super) struct Task {
 }
 
 impl Task {
-    fn sector(&self) -> u64 {
+    pub(super) fn sector(&self) -> u64 {
         self.request.offset / SECTOR
     }
 
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         u64::from(self.request.len) / SECTOR
     }
 }
@@ -248,6 +248,8 @@ impl Node {
         };
         let mut joined = vec![number];
         if request.op.is_write() {
+            let task = task.clone();
+            self.rewritten(env, &task);
             env.observer
                 .ends(self.member, generation, request.seq.0, false);
             if let Some(engine) = &self.running {
@@ -256,6 +258,9 @@ impl Node {
                     self.parked.extend(joined);
                     return self.todo.push_back(Todo::Waiting);
                 }
+            }
+            if status.is_ok() {
+                self.check_unlisted(env, &task);
             }
         }
         for number in joined {
