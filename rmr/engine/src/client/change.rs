@@ -6,7 +6,7 @@
 //! | --- | --- | --- | --- |
 //! | drop | frozen | chunks of all writes in flight into D of all who will not be receivers | in sync, then the others |
 //! | join x | shut, drained | suspects of x into D of all who are not in sync | all receivers, x too |
-//! | promote x | frozen | | x, then the others |
+//! | promote x | shut, drained | | x, then the others |
 //! | edit of the table | frozen | as a drop; all chunks into D of a new store | in sync, then the others |
 //!
 //! The writes in flight do not change while frozen, so their chunks can be computed again for each attempt, and
