@@ -140,7 +140,9 @@ check_loom() {
 
 check_modules() {
 	local build
-	build=$(CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror RMR_TESTS=1 scripts/modules.sh)
+	CLIPPY=1 KRUSTFLAGS=-Dwarnings KCFLAGS=-Werror RMR_TESTS=1 scripts/modules.sh >/dev/null
+	# Clippy leaves out optimisations, and so has larger frames than those that run.
+	build=$(RMR_TESTS=1 scripts/modules.sh)
 	# A fifth of the stack. What counts is the sum of those on top of each other: where a disk is read or written, or a
 	# node is asked, nothing large may be below.
 	scripts/frames.py 3072 "$build/rmr.ko" "$build/brmr.ko"

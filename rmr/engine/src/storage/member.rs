@@ -112,8 +112,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         let mut pages = memory.array(2, |_| [0; RECORD_BYTES])?;
         let copies = pages.first_chunk_mut::<2>().ok_or(StartError::NoMemory)?;
         let lists = (&shared.bitmaps, &shared.unreadable);
-        let found = records.read(reader, &mut log, lists, copies)?;
-        let mut next = memory.boxed(|| found)?;
+        let mut next = records.read(memory, reader, &mut log, lists, copies)?;
         if !on(Bug::IgnoreRestart) || next.incarnation.is_none() {
             next.incarnation = (next.incarnation.after(info.salt)).ok_or(StartError::Exhausted)?;
         }

@@ -208,12 +208,13 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
     /// epoch record first, as a log that is whole again says no more that something is missing.
     pub(super) fn read(
         &mut self,
+        memory: &M,
         reader: &mut impl Reader,
         log: &mut Log<M>,
         (bitmaps, unreadable): (&Bitmaps<M>, &Unreadable<M>),
         copies: &mut [[u8; RECORD_BYTES]; 2],
-    ) -> Result<EpochRecord, StartError> {
-        let mut record = self.read_epoch(reader, copies)?;
+    ) -> Result<M::Box<EpochRecord>, StartError> {
+        let mut record = self.read_epoch(memory, reader, copies)?;
         // Above all that may be on disk, or a copy of long ago could be taken for the newer one when a write is lost.
         let first = Version {
             sequence: record.incarnation.count().saturating_add(1) << STARTS_SHIFT,
@@ -268,17 +269,20 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         Ok(places)
     }
 
+    /// Apart, and into a box: the record is large, and a kernel's stack is not.
+    #[inline(never)]
     fn read_epoch(
         &mut self,
+        memory: &M,
         reader: &mut impl Reader,
         copies: &mut [[u8; RECORD_BYTES]; 2],
-    ) -> Result<EpochRecord, StartError> {
+    ) -> Result<M::Box<EpochRecord>, StartError> {
         let places = self.load(RecordId::Epoch, reader, copies)?;
         let [copy0, copy1] = copies;
         let newest = EpochRecord::newest::<C>(self.store, places, [&copy0[..], &copy1[..]])
             .map_err(|why| StartError::Lost(RecordId::Epoch, why))?;
         self.epoch = Version::found(newest.sequence, newest.rewrite);
-        Ok(newest.record)
+        Ok(memory.boxed(|| newest.record)?)
     }
 
     fn read_log(
@@ -400,6 +404,7 @@ mod tests {
     use rmr_proto::Incarnation;
     use rmr_proto::MemberSet;
     use rmr_proto::Quorum;
+    use std::boxed::Box;
     use std::collections::BTreeMap;
 
     struct Sum;
@@ -513,7 +518,7 @@ mod tests {
     }
 
     struct Found {
-        record: EpochRecord,
+        record: Box<EpochRecord>,
         list: Unreadable<HostMemory>,
         log: Log<HostMemory>,
         bitmaps: Bitmaps<HostMemory>,
@@ -523,7 +528,13 @@ mod tests {
         let (bitmaps, list) = (bitmaps(), list());
         let mut log = Log::new(&HostMemory, 8).unwrap();
         let mut copies = [[0; RECORD_BYTES]; 2];
-        let record = records().read(&mut disk, &mut log, (&bitmaps, &list), &mut copies)?;
+        let record = records().read(
+            &HostMemory,
+            &mut disk,
+            &mut log,
+            (&bitmaps, &list),
+            &mut copies,
+        )?;
         Ok(Found {
             record,
             log,
@@ -545,7 +556,7 @@ mod tests {
     #[test]
     fn all_is_well() {
         let mut found = read(written().1).unwrap();
-        assert_eq!(found.record, epoch());
+        assert_eq!(*found.record, epoch());
         assert!(found.log.extents().eq([3]));
         assert_eq!(found.log.take_changed(), None);
         // Of the extent nobody knows who has it.
@@ -567,14 +578,14 @@ mod tests {
         ] {
             // The second one: the write of it was interrupted.
             let found = read(damaged(which, &[1])).unwrap();
-            assert_eq!(found.record, epoch());
+            assert_eq!(*found.record, epoch());
             assert!(found.log.extents().eq([3]) && found.list.blocks().eq([BAD]));
             assert!(found.bitmaps.get(id(2), 9) && !found.bitmaps.get(id(2), 10));
             // The first one: there may have been more.
             let mut found = read(damaged(which, &[0])).unwrap();
             assert!(found.log.extents().eq([3]) && found.list.blocks().eq([BAD]));
             match which {
-                RecordId::Epoch => assert_eq!(found.record, epoch()),
+                RecordId::Epoch => assert_eq!(*found.record, epoch()),
                 RecordId::Log(page) => {
                     assert!(found.record.suspect_all);
                     assert!(found.bitmaps.is_full(id(2)) && !found.bitmaps.is_full(id(1)));
@@ -636,7 +647,13 @@ mod tests {
             let mut copies = [[0; RECORD_BYTES]; 2];
             let mut read_log = Log::new(&HostMemory, 8).unwrap();
             records
-                .read(&mut disk, &mut read_log, (&bitmaps(), &list()), &mut copies)
+                .read(
+                    &HostMemory,
+                    &mut disk,
+                    &mut read_log,
+                    (&bitmaps(), &list()),
+                    &mut copies,
+                )
                 .unwrap();
             // Now it counts again.
             let marks = bitmaps();
