@@ -4,8 +4,8 @@
 # make demo: from a fresh clone to file systems on /dev/brmr0, replicated by two storage nodes.
 #
 # Builds what is missing (Debian root, kernel, RTRS, modules, image), boots a client and two nodes as virtual machines,
-# sets up a pool, works on its device with ext4, XFS and fio, stops everything and compares the data areas of the nodes'
-# disks. The machines live in namespaces that end with this script, however it ends; only the cache stays.
+# sets up a pool, works on its device with ext4, XFS and fio, kills a node under load, goes on without it, takes it back and
+# shows how it catches up, stops everything and compares the data areas of the nodes' disks. The machines live in namespaces that end with this script, however it ends; only the cache stays.
 #
 # Environment: KERNEL (see scripts/kernel.sh), DEMO_SIZE (size of the volume, default 448M).
 
@@ -68,6 +68,7 @@ build() {
 set_up_pool() {
 	pool_up "$pool" 2 "$RMR_DEMO_SIZE"
 	dev=$(pool_device "$pool")
+	bytes=$(device_bytes "$pool")
 	note "$pool_writes writes to sysfs made $dev: $(client lsblk -dno SIZE "$dev" | tr -d ' '), $(pool_state "$pool")"
 }
 
@@ -125,8 +126,54 @@ verify_with_fio() {
 	note "32 MiB written at random and verified"
 }
 
+# in_sync K...: whether these members have all data.
+in_sync() {
+	[[ $(sysfs_read client "$rmr_client/pools/$pool/in_sync") == "$*" ]]
+}
+
+# Kills the second node in the middle of writes. They go on; then there are more, so that it misses something.
+kill_node() {
+	client "fio --name=load --filename=$dev --rw=randwrite --bs=16k --size=$((bytes >> 1)) --ioengine=libaio --iodepth=16 --direct=1 \
+		--time_based --runtime=12 --output-format=json --output=/run/demo/load" &
+	local load=$!
+	sleep 4
+	cluster kill node2
+	note "node2 is dead; fio has 16 requests in flight"
+	wait_for 20 in_sync 1
+	wait "$load" || fail "fio saw an error"
+	note "the longest that a write took is $(client 'jq ".jobs[0].write.lat_ns.max / 1000000 | floor" /run/demo/load') ms: the pool goes on without node2"
+	client "fio --name=more --filename=$dev --rw=write --bs=1M --size=$((bytes >> 1)) --ioengine=libaio --iodepth=8 --direct=1 \
+		--output=/dev/null"
+	note "$((bytes >> 21)) MiB more are written, which it missed"
+}
+
+# The second node boots, with the disk that it had.
+take_node_back() {
+	cluster start node2
+	load_node 2
+	node_join "$pool" 2
+	sysfs_write node2 "$brmr_server/ctl/add_store" "device=$(backing 2) pool=$pool"
+	node_peers "$pool" 2 2
+	note "node2 has its disk again; the client takes it back by itself"
+}
+
+# Shows how much is left, until both are in sync.
+show_resync() {
+	local session=$rmr_client/pools/$pool/sessions/node2 sent left rate most=0 done=''
+	sent=$(client "cat /sys/class/net/eth1/statistics/tx_bytes")
+	until in_sync 1 2; do
+		read -r left rate < <(client "cd $session && echo \$(cat resync_left) \$(cat resync_rate)")
+		[[ $left == [0-9]* ]] || continue
+		((left <= most)) || most=$left
+		((most)) || continue
+		done=$(((most - left) * 40 / most))
+		printf '        [%-40s] %4d MiB left, %d MiB/s\n' "$(printf '%*s' "$done" '' | tr ' ' '#')" $((left >> 20)) $((rate >> 20))
+	done
+	sent=$(($(client "cat /sys/class/net/eth1/statistics/tx_bytes") - sent))
+	note "in sync. It came from node1 directly: the client sent $((sent >> 10)) KiB meanwhile"
+}
+
 stop_everything() {
-	bytes=$(device_bytes "$pool")
 	pool_down "$pool"
 	unload_all
 }
@@ -145,12 +192,15 @@ work() {
 	try_file_system ext4 'mkfs.ext4 -q -F' 'fsck.ext4 -fn'
 	try_file_system XFS 'mkfs.xfs -q -f' 'xfs_repair -n'
 	stage "fio with crc32c verify" verify_with_fio
+	stage "a node dies under load" kill_node
+	stage "the node boots again" take_node_back
+	stage "the node gets what it missed" show_resync
 	stage "stop: unmap, leave the pool, unload the modules" stop_everything
 	stage "compare the data areas of both nodes' disks" compare_disks
 	stage "kernel logs" cluster check-logs
-	printf '\n%sA file system on %s lived on two nodes at once: ext4, XFS and fio found every byte, and both disks\n' \
+	printf '\n%s%s lived on two nodes at once: ext4, XFS and fio found every byte, one node died and came back, and\n' \
 		"$bold" "$dev"
-	printf 'hold the same. %d s in all. "make shell" gives you the same machines to play with.%s\n' "$(now)" "$plain"
+	printf 'both disks hold the same. %d s in all. "make shell" gives you the same machines to play with.%s\n' "$(now)" "$plain"
 }
 
 case ${1-} in
