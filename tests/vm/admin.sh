@@ -131,7 +131,8 @@ test_delete() {
 	sysfs_write client "$members/node3/del_sess" mode=delete
 	client "[ ! -e $members/node3 ]"
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 2" "in sync"
-	sysfs_write node3 "$brmr_server/stores/p/delete_store" 1
+	# The node hears of it by silence.
+	wait_for 10 node 3 "echo 1 > $brmr_server/stores/p/delete_store"
 	for k in 1 2; do
 		sysfs_write "node$k" "$rmr_server/pools/p/peers/3/del_peer" 1
 	done

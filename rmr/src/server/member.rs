@@ -47,7 +47,9 @@ use rmr_engine::storage::Reader;
 use rmr_engine::storage::Shared;
 use rmr_engine::storage::StartError;
 use rmr_engine::sync::AtomicU32;
+use rmr_engine::time::Nanos;
 use rmr_engine::time::Time;
+use rmr_engine::time::SECOND;
 use rmr_proto::Control;
 use rmr_proto::DirtyPage;
 use rmr_proto::Kind;
@@ -124,9 +126,14 @@ struct Retired {
     wanted: bool,
 }
 
+/// A client that was not heard of for so long does not use the member (any more): it asks every second how it is.
+const SILENCE: Nanos = 5 * SECOND;
+
 /// The client that has the pool open, while its session is connected.
 struct Client {
     session: Arc<Session>,
+    /// When it last said that it counts on the member. One that took it out of the pool does not.
+    heard: Time,
     /// The store is not to be unloaded under it.
     _hold: ModuleRef,
 }
@@ -333,9 +340,12 @@ impl Runner {
         self.state.lock().engine.report(&self.hot)
     }
 
-    /// Whether it is, or was asked to be, somebody's.
+    /// Whether a client counts on it.
     pub(crate) fn is_serving(&self) -> bool {
-        self.state.lock().engine.serving().is_some()
+        let state = self.state.lock();
+        let client = state.shell.client.as_ref();
+        client.is_some_and(|client| Time(now_ns()).since(client.heard) < SILENCE)
+            && state.engine.serving().is_some()
     }
 
     /// UUID of its pool; nil if it has none.
@@ -610,6 +620,7 @@ impl Runner {
             };
             client = Some(Client {
                 session,
+                heard: Time(now_ns()),
                 _hold: hold,
             });
         }
@@ -808,6 +819,11 @@ impl Outbox<'_> {
         };
         if reply.kind == Kind::Install && reply.status.is_ok() {
             self.shell.client = pending.client;
+        }
+        if let Some(client) = self.shell.client.as_mut().filter(|_| reply.status.is_ok()) {
+            if matches!(reply.kind, Kind::Install | Kind::Ping) {
+                client.heard = Time(now_ns());
+            }
         }
         if reply.kind == Kind::Merge {
             return pending.op.respond(reply.status.wire());
