@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Holders are numbers, not objects: who holds a thing, and for how long, is for the users to agree on, who keep no more
-//! than its place. The table does not trust them: a place without holders can be neither read nor released, and
-//! of several releases that would be the last, one is. (See [`slots`](crate::slots) for things with one holder.)
+//! than its place. The table does not trust them: a place without holders can be neither read nor released, of several
+//! releases that would be the last, one is, and none is while somebody reads. (See [`slots`](crate::slots) for things with one
+//! holder.)
 
 use core::cell::UnsafeCell;
 use core::ops::Deref;
@@ -25,11 +26,14 @@ use kernel::sync::atomic::Release;
 
 const FREE: u32 = 0;
 const CLAIMED: u32 = u32::MAX;
+/// Holders are counted in the lower half of the word, those who read at this moment in the upper one.
+const HOLDERS: u32 = 0xffff;
+const READER: u32 = HOLDERS + 1;
 
 /// # Invariants
 ///
 /// While `word` is `CLAIMED`, exactly one [`Claim`] of this cell exists (or was leaked), and nobody reads `value`.
-/// Otherwise no claim exists, and nobody changes `value`; it is read only by somebody who is one of the `word` holders.
+/// Otherwise no claim exists, and nobody changes `value`; it is read only by those who are counted in the upper half of `word`.
 #[repr(align(64))]
 struct Cell<T> {
     word: Atomic<u32>,
@@ -86,22 +90,33 @@ impl<T> Leases<T> {
         (self.cells.get(index)).is_none_or(|cell| cell.word.load(Relaxed) == FREE)
     }
 
-    /// Adds `count` holders; `false`, and nothing happens, if there are none. Any context.
+    /// Adds `count` holders; `false`, and nothing happens, if there are none, or more than 65,535 would be. Any context.
     #[inline]
     pub fn hold(&self, index: usize, count: u32) -> bool {
-        self.cells.get(index).is_some_and(|cell| cell.hold(count))
+        self.cells.get(index).is_some_and(|cell| {
+            let full = |word: u32| {
+                (word & HOLDERS)
+                    .checked_add(count)
+                    .is_none_or(|sum| sum > HOLDERS)
+            };
+            cell.add(count, full)
+        })
     }
 
-    /// Takes `count` holders away; if those were the last, returns the thing. Nothing happens if there are fewer. Any context.
+    /// Takes `count` holders away; if those were the last, returns the thing. Nothing happens if there are fewer, or if they are
+    /// the last while somebody reads, who then does not hold it. Any context.
     #[inline]
     pub fn release(&self, index: usize, count: u32) -> Option<Claim<'_, T>> {
         let cell = self.cells.get(index)?;
         let mut old = cell.word.load(Relaxed);
         loop {
-            if old == CLAIMED || old < count || count == 0 {
+            if old == CLAIMED || old & HOLDERS < count || count == 0 {
                 return None;
             }
-            let last = old == count;
+            let last = old & HOLDERS == count;
+            if last && old != count {
+                return None;
+            }
             let new = if last { CLAIMED } else { old - count };
             // Full: the last one sees what all others did with it.
             match cell.word.cmpxchg(old, new, Full) {
@@ -117,30 +132,28 @@ impl<T> Leases<T> {
     #[inline]
     pub fn with<R>(&self, index: usize, f: impl FnOnce(&T) -> R) -> Option<R> {
         let cell = self.cells.get(index)?;
-        if !cell.hold(1) {
+        if !cell.add(READER, |word| word >= CLAIMED - HOLDERS - READER) {
             return None;
         }
-        // SAFETY: This is one of the holders, by the invariant nobody changes it.
+        // SAFETY: This reader is counted, so by the invariant nobody changes it.
         let result = f(unsafe { &*cell.value.get() });
-        if let Some(claim) = self.release(index, 1) {
-            // The caller did not hold it. Rather lost than used twice.
-            claim.share(1);
-        }
+        // It is not claimed while somebody reads, so this is no claim's word. Release: it was read before.
+        cell.word.fetch_sub(READER, Release);
         Some(result)
     }
 }
 
 impl<T> Cell<T> {
+    /// Counts more holders or readers, if there are holders, and unless the word is too `full` for that.
     #[inline]
-    fn hold(&self, count: u32) -> bool {
+    fn add(&self, what: u32, full: impl Fn(u32) -> bool) -> bool {
         let mut old = self.word.load(Relaxed);
         loop {
-            let new = old.wrapping_add(count);
-            if old == FREE || old == CLAIMED || new <= old || new == CLAIMED {
-                return count == 0 && old != FREE && old != CLAIMED;
+            if old == FREE || old == CLAIMED || full(old) {
+                return false;
             }
             // Acquire: the holder sees the thing as it was shared.
-            match self.word.cmpxchg(old, new, Acquire) {
+            match self.word.cmpxchg(old, old + what, Acquire) {
                 Ok(_) => return true,
                 Err(now) => old = now,
             }
@@ -163,12 +176,12 @@ unsafe impl<T: Send> Send for Claim<'_, T> {}
 unsafe impl<T: Sync> Sync for Claim<'_, T> {}
 
 impl<T> Claim<'_, T> {
-    /// Lets `holders` (at least one) hold it.
+    /// Lets `holders` (at least one, at most 65,535) hold it.
     #[inline]
     pub fn share(self, holders: u32) {
         let this = core::mem::ManuallyDrop::new(self);
         // Release: holders see what was done to it. INVARIANT: This claim ends here.
-        this.cell.word.store(holders.clamp(1, CLAIMED - 1), Release);
+        this.cell.word.store(holders.clamp(1, HOLDERS), Release);
     }
 }
 

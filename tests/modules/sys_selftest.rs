@@ -499,6 +499,9 @@ fn leases(queue: &Arc<Queue>) -> Result {
     check!(leases.hold(0, 2) && !leases.is_free(0) && leases.with(0, |value| *value) == Some(9));
     check!(leases.release(0, 5).is_none() && leases.release(0, 0).is_none());
     check!(leases.release(0, 3).is_none());
+    check!(!leases.hold(0, 0xffff) && !leases.hold(0, u32::MAX));
+    // Not while it is read.
+    check!(leases.with(0, |_| leases.release(0, 1).is_none()) == Some(true));
     check!(leases.release(0, 1).is_some_and(|claim| *claim == 9));
     check!(leases.is_free(0));
     Ok(())
