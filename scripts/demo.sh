@@ -153,7 +153,6 @@ take_node_back() {
 	load_node 2
 	node_join "$pool" 2
 	sysfs_write node2 "$brmr_server/ctl/add_store" "device=$(backing 2) pool=$pool"
-	node_peers "$pool" 2 2
 	note "node2 has its disk again; the client takes it back by itself"
 }
 

@@ -114,14 +114,6 @@ node_store() {
 		"device=$dev pool=$1 mapped_size=$(sectors "$3")${4:+ ${*:4}}"
 }
 
-# node_peers POOL K LEGS: tells a node where the others are.
-node_peers() {
-	local k
-	for ((k = 1; k <= $3; k++)); do
-		((k == $2)) || sysfs_write "node$2" "$rmr_server/pools/$1/add_peer" "member_id=$k path=$(address "$k")"
-	done
-}
-
 # client_join POOL [OPTION...]
 client_join() {
 	sysfs_write client "$rmr_client/ctl/join_pool" "poolname=$1${2:+ ${*:2}}"
@@ -160,9 +152,6 @@ pool_up() {
 	for ((k = 1; k <= legs; k++)); do
 		node_join "$name" "$k"
 		node_store "$name" "$k" "$size" "$@"
-	done
-	for ((k = 1; k <= legs; k++)); do
-		node_peers "$name" "$k" "$legs"
 	done
 	client_join "$name"
 	for ((k = 1; k <= legs; k++)); do

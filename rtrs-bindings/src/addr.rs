@@ -52,6 +52,13 @@ impl PathAddr {
         buf.get(..len).unwrap_or(&[])
     }
 
+    /// Writes where the path leads, without where it starts; `None` if that has a meaning on this host only (a link-local
+    /// address with the name of an interface). 87 bytes always suffice.
+    pub fn destination<'a>(&self, buf: &'a mut [u8]) -> Option<&'a [u8]> {
+        let len = text_one(&self.dst, buf);
+        buf.get(..len).filter(|text| !text.contains(&b'%'))
+    }
+
     /// Makes the neighbour the path leads to known, so that RTRS need not wait for it. Sleeps, at most two seconds. An
     /// address that leads nowhere is no error here.
     pub(crate) fn meet(&self) {

@@ -41,18 +41,12 @@ wait_writes() {
 	wait "$writer" || fail "the application saw an error"
 }
 
-# new_member K: a node with an empty store, that knows the others and is known to them.
+# new_member K: a node with an empty store.
 new_member() {
-	local k
 	load_node "$1"
 	wipe_backing "$1"
 	node_join p "$1"
 	node_store p "$1" "$size"
-	node_peers p "$1" 3
-	for ((k = 1; k <= 3; k++)); do
-		((k == $1)) ||
-			sysfs_write "node$k" "$rmr_server/pools/p/add_peer" "member_id=$1 path=$(address "$1")"
-	done
 }
 
 # add_leg K [OPTION...]
@@ -73,16 +67,9 @@ test_add() {
 	pool_down p
 	unload_all
 	pool_up p 2 "$size"
-	load_node 3
 	writes 20
 	sleep 2
-	wipe_backing 3
-	node_join p 3
-	node_store p 3 "$size"
-	node_peers p 3 3
-	for k in 1 2; do
-		sysfs_write "node$k" "$rmr_server/pools/p/add_peer" "member_id=3 path=$(address 3)"
-	done
+	new_member 3
 	add_leg 3 mode=create
 	wait_legs in_sync 1 2 3
 	wait_writes
@@ -133,14 +120,36 @@ test_delete() {
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 2" "in sync"
 	# The node hears of it by silence.
 	wait_for 10 node 3 "echo 1 > $brmr_server/stores/p/delete_store"
-	for k in 1 2; do
-		sysfs_write "node$k" "$rmr_server/pools/p/peers/3/del_peer" 1
-	done
 	node_leave p 3
 	new_member 3
 	add_leg 3 mode=create
 	wait_legs in_sync 1 2 3
 	wait_writes
+	compare_data_areas p
+}
+
+# Nodes are told where the others are by the client, or by the administrator, who is right.
+test_peers() {
+	local peers=$rmr_server/pools/p/peers
+	three_legs
+	for k in 2 3; do
+		wait_for 20 node 1 "grep -q client $peers/$k/told_by && grep -q connected $peers/$k/state"
+	done
+	equal "$(node 1 "cat $peers/2/paths")" "$(address 2)" "address that the client told"
+	expect_fail EINVAL sysfs_write node1 "$rmr_server/pools/p/add_peer" "member_id=1 path=$(address 2)"
+	sysfs_write node1 "$rmr_server/pools/p/add_peer" "member_id=2 path=$(address 2 6)"
+	equal "$(node 1 "cat $peers/2/told_by; cat $peers/2/paths")" "administrator
+$(address 2 6)" "address that the administrator told"
+	expect_fail EEXIST sysfs_write node1 "$rmr_server/pools/p/add_peer" "member_id=2 path=$(address 2)"
+	# It is told everything again, and keeps it.
+	sysfs_write client "$members/node1/maintenance" 1
+	wait_legs maintenance 1
+	client "rmr-iotest model $(pool_device p) --seconds 2 --span 16M"
+	sysfs_write client "$members/node1/maintenance" 0
+	wait_legs in_sync 1
+	equal "$(node 1 "cat $peers/2/told_by")" administrator "who told the address"
+	sysfs_write node1 "$peers/2/del_peer" 1
+	node 1 "[ ! -e $peers/2 ]"
 	compare_data_areas p
 }
 
@@ -296,6 +305,7 @@ run_test "a leg is added under writes" test_add
 run_test "a leg is kept out, and let in again" test_maintenance
 run_test "a leg is taken out for a while" test_disassemble
 run_test "a leg is taken out for good, and its node comes back new" test_delete
+run_test "nodes know where the others are" test_peers
 run_test "the last leg with all data stays" test_last
 run_test "changes are told" test_told
 run_test "IO waits for members with all data, or fails" test_suspended

@@ -88,8 +88,7 @@ test_few_writes() {
 	cleanup unload_all
 	cleanup pool_down p
 	pool_up p 2 "$size"
-	# Two of them tell the nodes where each other is.
-	((pool_writes <= 10)) || fail "$pool_writes sysfs writes"
+	((pool_writes <= 8)) || fail "$pool_writes sysfs writes"
 	equal "$(device_bytes p)" "$(bytes "$size")" size
 	client "blkid -p $(pool_device p) || [ \$? = 2 ]"
 }
@@ -205,7 +204,7 @@ wipe_headers() {
 }
 
 run_test "module aliases" test_aliases
-run_test "ten writes make a device of two legs" test_few_writes
+run_test "eight writes make a device of two legs" test_few_writes
 run_test "state files are one word, all files can be read" test_state_files
 run_test "a device that is open is not unmapped" test_unmap_is_refused_while_open
 run_test "stores are taken up again" test_assemble_again

@@ -41,7 +41,6 @@ node_back() {
 	load_node "$1"
 	node_join p "$1"
 	sysfs_write "node$1" "$brmr_server/ctl/add_store" "device=$(backing "$1") pool=p"
-	node_peers p "$1" 3
 }
 
 # writes SECONDS: against a model, in the background of the test; wait_writes tells how it went.

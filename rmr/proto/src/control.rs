@@ -273,6 +273,7 @@ impl Control {
             Kind::IoWrite
             | Kind::IoRead
             | Kind::Merge
+            | Kind::Address
             | Kind::FetchDirty
             | Kind::Pull
             | Kind::Clear => return Err(WireError::Kind(kind.wire())),
@@ -385,12 +386,7 @@ fn check_target(kind: Kind, raw: &RawHeader, target: &RawTarget) -> Result<(), W
     }
     let no_pool = Uuid(raw.pool).is_nil();
     if kind == Kind::Query {
-        let rest = raw.member.get() == 0
-            && raw.incarnation.get() == 0
-            && raw.generation() == Generation::NONE
-            && raw.epoch.get() == 0
-            && raw.watermark.get() == 0;
-        return if rest && no_pool && Uuid(target.store).is_nil() {
+        return if raw.is_bare() && Uuid(target.store).is_nil() {
             Ok(())
         } else {
             Err(WireError::Reserved)

@@ -60,6 +60,8 @@ pub enum Kind {
     Ping = 20,
     /// Chunks for dirty bitmaps.
     Merge = 21,
+    /// Where the node of another member is.
+    Address = 22,
     /// From member to member: a page of a dirty bitmap, please.
     FetchDirty = 32,
     /// From member to member: data, please.
@@ -80,6 +82,7 @@ impl Kind {
             19 => Self::Detach,
             20 => Self::Ping,
             21 => Self::Merge,
+            22 => Self::Address,
             32 => Self::FetchDirty,
             33 => Self::Pull,
             34 => Self::Clear,
@@ -210,6 +213,8 @@ pub enum WireError {
     ConfigHeader,
     /// Unknown flags.
     Flags(u32),
+    /// A text is empty, too long, or has bytes that do not belong into one.
+    Text,
     /// No such status.
     Status(u16),
     /// No such progress: its kind, and the number of chunks.
@@ -286,6 +291,7 @@ impl fmt::Display for WireError {
                 f.write_str("header and configuration differ in pool, generation or epoch")
             }
             Self::Flags(flags) => write!(f, "unknown flags {flags:#x} in a control message"),
+            Self::Text => f.write_str("a text of the message is empty, too long, or not printable"),
             Self::Status(status) => write!(f, "unknown status {status} in a reply"),
             Self::Progress(kind, chunks) => {
                 write!(f, "unknown progress {kind} with {chunks} chunks")
@@ -433,6 +439,17 @@ impl RawHeader {
     /// Whether the fields are zero that only batches have.
     pub(crate) fn is_control(&self) -> bool {
         self.count.get() == 0 && self.data_len.get() == 0
+    }
+
+    /// Whether nothing is set but what every message has: it is for whoever has the pool of that name.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.is_control()
+            && Uuid(self.pool).is_nil()
+            && self.member.get() == 0
+            && self.incarnation.get() == 0
+            && self.generation() == Generation::NONE
+            && self.epoch.get() == 0
+            && self.watermark.get() == 0
     }
 
     /// Whether it says which member of which pool it is for, and from which client it is.

@@ -16,6 +16,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod address;
 mod batch;
 mod bitmap;
 mod config;
@@ -42,6 +43,9 @@ mod superblock;
 mod tests;
 mod unreadable;
 
+pub use address::Address;
+pub use address::ADDRESS_BYTES;
+pub use address::MAX_ADDRESS_TEXT;
 pub use batch::Batch;
 pub use batch::BatchEncoder;
 pub use batch::EncodeError;

@@ -2,6 +2,7 @@
 
 //! Any message a member can get.
 
+use crate::address::Address;
 use crate::batch::Batch;
 use crate::control::Control;
 use crate::crc::Crc32c;
@@ -24,6 +25,8 @@ pub enum Message<'a> {
     Control(Control),
     /// Chunks for dirty bitmaps.
     Merge(Merge<'a>),
+    /// Where another member is.
+    Address(Address<'a>),
     /// From another member.
     Peer(Peer<'a>),
 }
@@ -36,6 +39,7 @@ impl<'a> Message<'a> {
         match kind {
             Kind::IoWrite | Kind::IoRead => Batch::from_parts(raw, kind, body).map(Self::Io),
             Kind::Merge => Merge::from_parts(raw, body).map(Self::Merge),
+            Kind::Address => Address::from_parts(raw, body).map(Self::Address),
             Kind::FetchDirty | Kind::Pull | Kind::Clear => {
                 Peer::from_parts(raw, kind, body).map(Self::Peer)
             }

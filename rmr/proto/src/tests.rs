@@ -2,6 +2,7 @@
 
 //! Tests of the messages and records, with what they share.
 
+mod address;
 mod batch;
 mod control;
 mod layout;

@@ -22,7 +22,7 @@ use rtrs::CallError;
 
 /// How long a member may take to answer a control message, in ms. A promise and a detach wait for what runs
 /// on its disk.
-pub(crate) const TIMEOUT_MS: u32 = 30_000;
+const TIMEOUT_MS: u32 = 30_000;
 
 /// Why a control message did not do what it should.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ fn exchange(session: &Session, message: &Control) -> Result<KBox<[u8; REPLY_BYTE
         .encode::<KernelCrc>(&mut header)
         .map_err(Failure::Garbled)?;
     session
-        .call(bytes, &mut reply[..])
+        .call_within(TIMEOUT_MS, bytes, &mut reply[..])
         .map_err(|error| match error {
             CallError::Answered(errno) => match Status::from_wire(errno.number()) {
                 Some(status) => Failure::Refused(status),

@@ -15,6 +15,7 @@
 //! writes, which are one order for the whole pool by definition.
 
 use super::driver::Driver;
+use super::introduction::Introduction;
 use super::lane;
 use super::lane::Lanes;
 use super::lane::Set;
@@ -201,6 +202,8 @@ pub(crate) struct Core {
     pub(crate) timer: Timer<Driver>,
     /// Tells of changes.
     pub(crate) herald: Job<Pool>,
+    /// Tells nodes where the others are.
+    pub(crate) introduction: Job<Introduction>,
     pub(crate) counters: Counters<COUNTERS>,
     pub(crate) policy: Arc<Atomic<u32>>,
     pub(crate) consumer: Arc<dyn Consumer>,

@@ -70,14 +70,14 @@ const UP: u32 = 1;
 const LOST: u32 = 2;
 
 /// Members that have something for the job.
-struct Marked(Atomic<u32>);
+pub(crate) struct Marked(Atomic<u32>);
 
 impl Marked {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Atomic::new(0))
     }
 
-    fn add(&self, id: MemberId) {
+    pub(crate) fn add(&self, id: MemberId) {
         let bit = MemberSet::only(id).bits();
         let mut old = self.0.load(Relaxed);
         while old & bit == 0 {
@@ -88,7 +88,7 @@ impl Marked {
         }
     }
 
-    fn take(&self) -> MemberSet {
+    pub(crate) fn take(&self) -> MemberSet {
         MemberSet::from_bits(self.0.xchg(0, Full))
     }
 }
@@ -336,6 +336,7 @@ impl Driver {
         let calls = Calls::new()?;
         place.publish(leg)?;
         core.set_present(member, true);
+        core.introduction.data().moved(member);
         if let Some(place) = this.desk.lock().outbox.calls.get_mut(member.index()) {
             *place = Some(calls);
         }
@@ -395,6 +396,8 @@ impl Driver {
             if let Some(leg) = core.leg(id) {
                 leg.set_usable(true);
             }
+            core.introduction.data().repeat(id);
+            core.introduction.queue();
             self.tell(core, desk, Event::LinkUp(id));
         }
         for (flag, hint) in [(&self.idle, Hint::Idle), (&self.ended, Hint::Ended)] {
@@ -651,6 +654,10 @@ impl Driver {
                     config.table().minus(now.2)
                 );
                 desk.said = now;
+                for id in config.catching_up {
+                    core.introduction.data().repeat(id);
+                }
+                core.introduction.queue();
             }
         }
         let was = core::mem::replace(&mut desk.state, state);

@@ -13,6 +13,7 @@
 //! | [`leg`] | the data path: one member |
 //! | [`driver`] | the engine's coordinator, and what it is told |
 //! | [`outbox`], [`calls`] | what it wants done; its messages |
+//! | [`introduction`] | tells nodes where the others are |
 //! | [`tags`], [`sending`] | queues of requests; what is sent of one |
 //! | [`sysfs`] | `/sys/class/rmr-client` |
 
@@ -20,6 +21,7 @@ pub(crate) mod calls;
 pub(crate) mod control;
 pub(crate) mod core;
 pub(crate) mod driver;
+pub(crate) mod introduction;
 pub(crate) mod lane;
 pub(crate) mod leg;
 pub(crate) mod outbox;

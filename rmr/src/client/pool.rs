@@ -20,6 +20,7 @@ use super::core::Request;
 use super::core::Shape;
 use super::driver::Driver;
 use super::driver::Stage;
+use super::introduction::Introduction;
 use super::lane::Lanes;
 use super::lane::Set;
 use super::registry::Registry;
@@ -820,6 +821,7 @@ impl Pool {
         for _ in 0..MemberId::MAX {
             legs.push(Gate::new(), GFP_KERNEL)?;
         }
+        let introduction = Introduction::new(self.name, driver.clone())?;
         let shards = new_irq_locks!(cpus * SHARDS_PER_CPU, |_| Shard::new())?;
         driver.core.publish(Core {
             data: Data::new(&KernelMemory, depth as usize).map_err(|_| ENOMEM)?,
@@ -841,6 +843,7 @@ impl Pool {
             job: Job::new(&registry.queue, driver.clone(), Driver::run)?,
             timer: Timer::new(driver.clone(), 0, Driver::due)?,
             herald: Job::new(&registry.slow, self.clone(), Self::tell_changes)?,
+            introduction: Job::new(&registry.slow, introduction, Introduction::run)?,
             counters: Counters::new()?,
             policy: self.policy.clone(),
             consumer,

@@ -57,7 +57,7 @@ const FIRST_PAUSE_MS: u32 = 100;
 const LONGEST_PAUSE_MS: u32 = 5_000;
 
 /// Most paths of a session.
-const MAX_PATHS: usize = 8;
+pub(crate) const MAX_PATHS: usize = 8;
 
 /// Longest name. RTRS allows 254 bytes; names are file names in sysfs.
 pub(crate) const MAX_NAME: usize = 63;
@@ -326,10 +326,34 @@ impl Session {
         self.enter().ok_or_else(not_connected)?.query()
     }
 
-    /// Sends a control message and waits for its reply. Sleeps.
-    pub(crate) fn call(&self, header: &[u8], reply: &mut [u8]) -> Result<(), CallError> {
+    /// Writes where its paths lead, separated by blanks, as other hosts can use it; `None` if they cannot, or it does not fit.
+    pub(crate) fn destinations<'a>(&self, buf: &'a mut [u8]) -> Option<&'a str> {
+        let mut len = 0;
+        for path in &self.paths {
+            let mut one = [0; PATH_TEXT];
+            let Some(text) = path.destination(&mut one) else {
+                continue;
+            };
+            let gap = usize::from(len != 0);
+            let place = buf.get_mut(len..len + gap + text.len())?;
+            let (blank, place) = place.split_at_mut(gap);
+            blank.fill(b' ');
+            place.copy_from_slice(text);
+            len += gap + text.len();
+        }
+        let text = buf.get(..len).filter(|text| !text.is_empty())?;
+        core::str::from_utf8(text).ok()
+    }
+
+    /// Sends a control message and waits for its reply, at most `ms` milliseconds. Sleeps.
+    pub(crate) fn call_within(
+        &self,
+        ms: u32,
+        header: &[u8],
+        reply: &mut [u8],
+    ) -> Result<(), CallError> {
         let open = self.enter().ok_or_else(not_connected)?;
-        open.call(header, reply, super::control::TIMEOUT_MS)
+        open.call(header, reply, ms)
     }
 
     /// A permit to send one message, if one is free and there is a connection. Any context but hard interrupts.

@@ -2,12 +2,16 @@
 
 //! Where the other members of a pool are: a session to the node of each, by which this one catches up.
 //!
-//! The administrator says so once (`add_peer`), before or after the pool has a store here. Sessions are shared with other
-//! pools, and are made again by themselves. What is sent over them is [`peer`](super::peer)'s.
+//! The client says so, when it is connected: the addresses that it uses itself. If nodes reach each other by others, the
+//! administrator says so instead (`add_peer`), before or after the pool has a store here. Sessions are shared with other pools,
+//! and are made again by themselves. What is sent over them is [`peer`](super::peer)'s.
 
 use super::sysfs;
 use crate::client::registry::Registry;
+use crate::client::session;
 use crate::client::session::Session;
+use crate::client::session::Wait;
+use crate::client::session::PORT;
 use crate::refuse;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -16,12 +20,20 @@ use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_proto::MemberId;
 use rmr_proto::PoolName;
+use rmr_sys::gate::Gate;
+use rmr_sys::pr_warn_limited;
 use rmr_sys::sysfs::Dir;
+use rmr_sys::work::Again;
+use rmr_sys::work::Job;
+use rmr_sys::work::Queue;
+use rtrs::PathAddr;
 
 /// Another member, as its files show it.
 pub(crate) struct Node {
     pub(crate) member: MemberId,
     pub(crate) session: Arc<Session>,
+    /// The administrator said so.
+    pub(crate) fixed: bool,
     book: Arc<Book>,
 }
 
@@ -43,22 +55,42 @@ struct Inner {
     entries: KVec<Entry>,
 }
 
+/// What a client said of a member, and nobody has looked at yet.
+struct Told {
+    member: MemberId,
+    text: KVec<u8>,
+}
+
 /// The nodes of one pool's other members.
 #[pin_data]
 pub(crate) struct Book {
+    pool: PoolName,
+    /// The member of this node.
+    own: MemberId,
     #[pin]
     inner: Mutex<Inner>,
+    #[pin]
+    told: Mutex<KVec<Told>>,
+    /// Makes sessions to where clients say that nodes are.
+    job: Gate<Job<Book>>,
 }
 
 impl Book {
-    /// An empty book. Sleeps.
-    pub(crate) fn new() -> Result<Arc<Self>> {
-        Arc::pin_init(
+    /// An empty book, for the member `own` of a pool. What clients say is done on `queue`, where that may take long. Sleeps.
+    pub(crate) fn new(pool: PoolName, own: MemberId, queue: &Arc<Queue>) -> Result<Arc<Self>> {
+        let book = Arc::pin_init(
             pin_init!(Self {
+                pool,
+                own,
                 inner <- new_mutex!(Inner { parent: None, entries: KVec::new() }),
+                told <- new_mutex!(KVec::new()),
+                job: Gate::new(),
             }),
             GFP_KERNEL,
-        )
+        )?;
+        book.job
+            .publish(Job::new(queue, book.clone(), Self::work)?)?;
+        Ok(book)
     }
 
     /// Directories of nodes go to `parent`.
@@ -66,19 +98,22 @@ impl Book {
         self.inner.lock().parent = Some(parent);
     }
 
-    /// Notes that a member is reached over `session`, which this gives back to the registry at the end.
-    pub(crate) fn add(
-        self: &Arc<Self>,
-        pool: &PoolName,
-        member: MemberId,
-        session: Arc<Session>,
-    ) -> Result {
+    /// Notes that a member is reached over `session`, which this gives back to the registry at the end, by order of the
+    /// administrator. What a client said of the member does not count any more. Sleeps.
+    pub(crate) fn add(self: &Arc<Self>, member: MemberId, session: Arc<Session>) -> Result {
+        if self.node(member).is_some_and(|node| !node.fixed) {
+            let _ = self.remove(member);
+        }
+        self.insert(member, session, true)
+    }
+
+    fn insert(self: &Arc<Self>, member: MemberId, session: Arc<Session>, fixed: bool) -> Result {
         let mut inner = self.inner.lock();
         if inner.entries.iter().any(|e| e.node.member == member) {
             return Err(refuse!(
                 EEXIST,
                 "add_peer: pool {}: the address of member {} is known; write 1 to del_peer in its directory first",
-                pool,
+                self.pool,
                 member
             ));
         }
@@ -88,6 +123,7 @@ impl Book {
             Node {
                 member,
                 session,
+                fixed,
                 book: self.clone(),
             },
             GFP_KERNEL,
@@ -96,6 +132,61 @@ impl Book {
         let dir = Dir::in_dir(parent, &name, node.clone(), &sysfs::PEER)?;
         inner.entries.push(Entry { node, dir }, GFP_KERNEL)?;
         Ok(())
+    }
+
+    /// A client said where a member is. What it says is looked at by a job; the newest counts. May sleep.
+    pub(crate) fn told(&self, member: MemberId, text: &str) -> Result {
+        if member == self.own {
+            return Err(EINVAL);
+        }
+        let mut copy = KVec::with_capacity(text.len(), GFP_KERNEL)?;
+        copy.extend_from_slice(text.as_bytes(), GFP_KERNEL)?;
+        let mut told = self.told.lock();
+        match told.iter_mut().find(|other| other.member == member) {
+            Some(other) => other.text = copy,
+            // One for each member, at most.
+            None => told.push(Told { member, text: copy }, GFP_KERNEL)?,
+        }
+        drop(told);
+        if let Some(job) = self.job.enter() {
+            job.queue();
+        }
+        Ok(())
+    }
+
+    /// The job.
+    fn work(this: &Arc<Self>) -> Again {
+        let told = core::mem::take(&mut *this.told.lock());
+        for Told { member, text } in told {
+            if let Err(error) = this.settle(member, &text) {
+                pr_warn_limited!(
+                    "pool {}: the address of member {} that a client told cannot be used: {:?}\n",
+                    core::format_args!("{}", this.pool),
+                    member.get(),
+                    error
+                );
+            }
+        }
+        Again::No
+    }
+
+    fn settle(self: &Arc<Self>, member: MemberId, text: &[u8]) -> Result {
+        let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+        let mut paths = KVec::new();
+        for word in text.split_ascii_whitespace().take(session::MAX_PATHS) {
+            paths.push(PathAddr::parse(word, PORT)?, GFP_KERNEL)?;
+        }
+        if let Some(node) = self.node(member) {
+            if node.fixed || node.session.has_paths(&paths) {
+                return Ok(());
+            }
+            // It is somewhere else now.
+            self.remove(member)?;
+        }
+        let registry = Registry::get()?;
+        let session = registry.get_session(&session::name_of(&paths)?, paths, Wait::No)?;
+        self.insert(member, session.clone(), false)
+            .inspect_err(|_| registry.put_session(session))
     }
 
     fn remove(&self, member: MemberId) -> Result {
@@ -107,8 +198,9 @@ impl Book {
         Ok(())
     }
 
-    /// Forgets everything. Sleeps.
+    /// Forgets everything, for good. Sleeps.
     pub(crate) fn close(&self) {
+        drop(self.job.retire());
         let mut inner = self.inner.lock();
         let entries = core::mem::take(&mut inner.entries);
         let parent = inner.parent.take();
@@ -119,11 +211,15 @@ impl Book {
         drop(parent);
     }
 
-    /// The session to the node of a member.
-    pub(crate) fn session(&self, member: MemberId) -> Option<Arc<Session>> {
+    fn node(&self, member: MemberId) -> Option<Arc<Node>> {
         let inner = self.inner.lock();
         let entry = inner.entries.iter().find(|e| e.node.member == member)?;
-        Some(entry.node.session.clone())
+        Some(entry.node.clone())
+    }
+
+    /// The session to the node of a member.
+    pub(crate) fn session(&self, member: MemberId) -> Option<Arc<Session>> {
+        Some(self.node(member)?.session.clone())
     }
 
     /// Whether it is known where a member is.

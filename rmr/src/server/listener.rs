@@ -13,6 +13,7 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel::sync::ArcBorrow;
+use rmr_proto::Address;
 use rmr_proto::Batch;
 use rmr_proto::Control;
 use rmr_proto::Kind;
@@ -20,6 +21,7 @@ use rmr_proto::Merge;
 use rmr_proto::Peer;
 use rmr_proto::Status;
 use rmr_proto::WireError;
+use rmr_proto::ADDRESS_BYTES;
 use rmr_proto::MAX_BATCH_BYTES;
 use rmr_proto::MAX_CONTROL_BYTES;
 use rmr_proto::MAX_MERGE_BYTES;
@@ -57,14 +59,26 @@ impl Listener {
     #[inline(never)]
     fn post(&self, session: Arc<Session>, kind: Kind, header: &[u8], op: Op) {
         let mail = match kind {
+            Kind::Address => {
+                return match address(header) {
+                    Ok(()) => op.respond(Status::Ok.wire()),
+                    Err(why) => self.answer(&session, why, op),
+                }
+            }
             Kind::Merge => merge(header, &op),
             Kind::FetchDirty | Kind::Pull | Kind::Clear => peer(header),
             _ => control(header, session.clone()),
         };
         match mail {
             Ok((mail, runner)) => runner.post(mail, op),
-            Err(Refused::Wire(error)) => self.refuse(&session, error, op),
-            Err(Refused::Status(status)) => op.respond(status.wire()),
+            Err(why) => self.answer(&session, why, op),
+        }
+    }
+
+    fn answer(&self, session: &Session, why: Refused, op: Op) {
+        match why {
+            Refused::Wire(error) => self.refuse(session, error, op),
+            Refused::Status(status) => op.respond(status.wire()),
         }
     }
 
@@ -128,6 +142,9 @@ const MAX_MESSAGE: usize = {
     }
     if MAX_PEER_BYTES > max {
         max = MAX_PEER_BYTES;
+    }
+    if ADDRESS_BYTES > max {
+        max = ADDRESS_BYTES;
     }
     max
 };
@@ -204,6 +221,17 @@ fn merge(header: &[u8], op: &Op) -> Result<(Mail, Arc<Runner>), Refused> {
     op.read_data(0, place)?;
     let name = Merge::parse::<KernelCrc>(&bytes)?.to.name;
     Ok((Mail::Merge(bytes), registry()?.runner(&name)?))
+}
+
+/// Where another member is: no business of the engine.
+#[inline(never)]
+fn address(header: &[u8]) -> Result<(), Refused> {
+    let address = Address::parse::<KernelCrc>(header)?;
+    registry()?
+        .book(&address.name)
+        .ok_or(Status::NoPool)?
+        .told(address.of, address.text)?;
+    Ok(())
 }
 
 /// A message of another member.

@@ -126,6 +126,9 @@ struct Retired {
     wanted: bool,
 }
 
+/// So long it may take until a client has said where a member is.
+const UNKNOWN: Nanos = 10 * SECOND;
+
 /// A client that was not heard of for so long does not use the member (any more): it asks every second how it is.
 const SILENCE: Nanos = 5 * SECOND;
 
@@ -159,8 +162,10 @@ struct Shell {
     pulled: Option<KBox<Message<Call>>>,
     /// Calls that could not be made.
     bounced: KVec<(u64, Status)>,
-    /// Members of which it was said that their address is not known.
+    /// Members whose address was not known, and since when; and those of which that was said.
     unknown: MemberSet,
+    unknown_since: Time,
+    said: MemberSet,
     /// Requests that wait are to be given again, or to be answered so.
     retry: bool,
     log_full: bool,
@@ -272,6 +277,8 @@ impl Runner {
             pulled: None,
             bounced: KVec::new(),
             unknown: MemberSet::EMPTY,
+            unknown_since: Time(0),
+            said: MemberSet::EMPTY,
             retry: false,
             log_full: false,
             failed: None,
@@ -884,12 +891,25 @@ impl Outbox<'_> {
         let Err(status) = runner.peers.call(runner, call, to, message) else {
             return;
         };
-        if !runner.peers.knows(to) && !self.shell.unknown.contains(to) {
-            self.shell.unknown = self.shell.unknown.with(to);
-            super::peer::unknown(&runner.name, to);
+        if !runner.peers.knows(to) {
+            self.unknown(to);
         }
         // Without memory the engine hears of it when it is late.
         let _ = self.shell.bounced.push((call, status), GFP_KERNEL);
+    }
+
+    /// The client may be about to say where a member is: only if it does not, the administrator hears of it, once.
+    #[cold]
+    fn unknown(&mut self, to: MemberId) {
+        let shell = &mut *self.shell;
+        let now = Time(now_ns());
+        if !shell.unknown.contains(to) {
+            shell.unknown = shell.unknown.with(to);
+            shell.unknown_since = now;
+        } else if now.since(shell.unknown_since) > UNKNOWN && !shell.said.contains(to) {
+            shell.said = shell.said.with(to);
+            super::peer::unknown(&self.runner.name, to);
+        }
     }
 
     fn write_pulled(&mut self, call: u64, offset: u64, len: u32) {

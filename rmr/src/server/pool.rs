@@ -187,6 +187,8 @@ pub(crate) struct Registry {
     queue: Arc<Queue>,
     /// Where members that failed are started again.
     revivals: Arc<Queue>,
+    /// Where sessions to the nodes of other members are made.
+    addresses: Arc<Queue>,
     #[pin]
     inner: Mutex<Inner>,
 }
@@ -214,6 +216,7 @@ impl Registry {
         let table = Arc::new(Table::new()?, GFP_KERNEL)?;
         let queue = Queue::new(c"rmr-server", Flags::UNBOUND | Flags::MEM_RECLAIM)?;
         let revivals = Queue::new(c"rmr-revive", Flags::UNBOUND)?;
+        let addresses = Queue::new(c"rmr-address", Flags::UNBOUND)?;
         Arc::pin_init(
             pin_init!(Self {
                 pools_dir,
@@ -221,6 +224,7 @@ impl Registry {
                 table,
                 queue,
                 revivals,
+                addresses,
                 inner <- new_mutex!(Inner {
                     entries: KVec::new(),
                     server: None,
@@ -240,6 +244,11 @@ impl Registry {
         let inner = self.inner.lock();
         let entry = inner.entries.iter().find(|e| e.pool.name == *name)?;
         Some(entry.pool.clone())
+    }
+
+    /// Where the members of the pool `name` are.
+    pub(crate) fn book(&self, name: &PoolName) -> Option<Arc<Book>> {
+        Some(self.find(name)?.book.clone())
     }
 
     /// The member of the pool `name`; the status with which messages to it are to be answered, if there is none.
@@ -290,11 +299,12 @@ impl Registry {
                 )
             })?);
         }
+        let book = Book::new(name, member, &self.addresses)?;
         let pool = Arc::pin_init(
             pin_init!(Pool {
                 name,
                 member,
-                book: Book::new()?,
+                book,
                 changing <- new_mutex!(()),
                 current <- new_mutex!(Current { store: None, runner: None }),
             }? Error),

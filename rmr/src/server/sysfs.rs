@@ -99,7 +99,7 @@ pub(crate) static POOL: [Attr<Pool>; 10] = [
 ];
 
 /// Files of another member.
-pub(crate) static PEER: [Attr<Node>; 3] = [
+pub(crate) static PEER: [Attr<Node>; 4] = [
     Attr::wo(c"del_peer", "1", |node: &Arc<Node>, line| {
         if line.trim_ascii() != b"1" {
             return Err(refuse!(EINVAL, "del_peer: write 1 to it"));
@@ -109,6 +109,14 @@ pub(crate) static PEER: [Attr<Node>; 3] = [
     .removes_self(),
     Attr::ro(c"state", |node: &Node, w| {
         writeln!(w, "{}", node.session.state())
+    }),
+    Attr::ro(c"told_by", |node: &Node, w| {
+        let who = if node.fixed {
+            "administrator"
+        } else {
+            "client"
+        };
+        writeln!(w, "{who}")
     }),
     Attr::ro(c"paths", |node: &Node, w| node.session.write_paths(w)),
 ];
@@ -147,7 +155,7 @@ fn add_peer(pool: &Arc<Pool>, line: &[u8]) -> Result {
     let registry = client::registry::Registry::get()?;
     let session = registry.get_session(&name, paths, Wait::No)?;
     pool.book
-        .add(&pool.name, member, session.clone())
+        .add(member, session.clone())
         .inspect_err(|_| registry.put_session(session))
 }
 

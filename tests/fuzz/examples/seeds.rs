@@ -153,6 +153,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "marks",
         merge.encode::<Crc>(&mut [0; MAX_MERGE_BYTES])?,
     )?;
+    let mut buf = [0; ADDRESS_BYTES];
+    let address = Address {
+        name: to.name,
+        of: id(2)?,
+        text: "ip:10.0.0.2 ip:fd77:1::2",
+    };
+    address.encode::<Crc>(&mut buf)?;
+    write("address", "two", &buf)?;
     for (file, ask) in [
         (
             "fetch",

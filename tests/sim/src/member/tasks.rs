@@ -67,6 +67,8 @@ impl Node {
             Ok(Message::Merge(_)) => {
                 self.todo.push_back(Todo::Merge(call, packet.bytes.clone()));
             }
+            // Nodes of a world know the ways.
+            Ok(Message::Address(_)) => self.answer_call(env, call, Answer::of(Status::Ok)),
             Ok(Message::Peer(peer)) => self.peer(env, call, &peer),
             Err(why) => {
                 env.line(&self.host, format_args!("refuses a message: {why}"));
