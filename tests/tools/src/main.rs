@@ -15,6 +15,7 @@ mod model;
 mod pattern;
 mod random;
 mod ranges;
+mod record;
 mod report;
 mod sizes;
 mod sys;
@@ -79,6 +80,13 @@ enum Mode {
         target: Target,
         #[command(flatten)]
         options: digest::Options,
+    },
+    /// Random direct IO, with every request and answer printed for check-history.
+    Record {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        options: record::Options,
     },
     /// Print where on a storage node's device the data area lies.
     Layout { device: PathBuf },
@@ -156,6 +164,12 @@ fn run(mode: &Mode) -> Result<Option<Report>> {
             let device = Device::open(&target.device, false)?;
             let window = device.window(target.offset_base, target.span)?;
             digest::run(&device, window, options)?;
+            return Ok(None);
+        }
+        Mode::Record { target, options } => {
+            let device = Device::open(&target.device, true)?;
+            let window = device.window(target.offset_base, target.span)?;
+            record::run(&device, window, options, &mut std::io::stdout())?;
             return Ok(None);
         }
         Mode::Layout { device } => {
