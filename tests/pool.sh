@@ -101,6 +101,19 @@ wipe_backing() {
 		dd if=/dev/zero of=$dev bs=1M oflag=direct status=none || :"
 }
 
+# wipe_all LEGS: so many backing devices; of all others what a store is recognised by, or they would count as legs.
+wipe_all() {
+	local name k
+	for name in $(nodes); do
+		k=${name#node}
+		if ((k <= $1)); then
+			wipe_backing "$k"
+		else
+			node "$k" "dd if=/dev/zero of=$(backing "$k") bs=1M count=32 oflag=direct status=none"
+		fi
+	done
+}
+
 # node_join POOL K
 node_join() {
 	sysfs_write "node$2" "$rmr_server/ctl/join_pool" "poolname=$1 member_id=$2"
@@ -145,9 +158,7 @@ pool_up() {
 	local name=$1 legs=$2 size=$3 k
 	shift 3
 	load_all "$legs"
-	for ((k = 1; k <= legs; k++)); do
-		[[ $pool_fresh ]] || wipe_backing "$k"
-	done
+	[[ $pool_fresh ]] || wipe_all "$legs"
 	pool_writes=0
 	for ((k = 1; k <= legs; k++)); do
 		node_join "$name" "$k"
