@@ -153,6 +153,19 @@ $(address 2 6)" "address that the administrator told"
 	compare_data_areas p
 }
 
+# Something else has written to the disk of a node.
+test_invalidate() {
+	local offset
+	three_legs
+	client "rmr-iotest fill $(pool_device p) --seed 11"
+	offset=$(data_offset p 2)
+	node 2 "dd if=/dev/urandom of=$(backing 2) bs=1M count=8 oflag=direct conv=notrunc seek=$((offset >> 20)) status=none"
+	sysfs_write client "$members/node2/invalidate" 1
+	wait_legs in_sync 1 2 3
+	client "rmr-iotest verify $(pool_device p) --seed 11"
+	compare_data_areas p
+}
+
 # The last one with all data stays.
 test_last() {
 	pool_down p
@@ -306,6 +319,7 @@ run_test "a leg is kept out, and let in again" test_maintenance
 run_test "a leg is taken out for a while" test_disassemble
 run_test "a leg is taken out for good, and its node comes back new" test_delete
 run_test "nodes know where the others are" test_peers
+run_test "a disk is written anew" test_invalidate
 run_test "the last leg with all data stays" test_last
 run_test "changes are told" test_told
 run_test "IO waits for members with all data, or fails" test_suspended

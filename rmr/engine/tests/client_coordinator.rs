@@ -784,6 +784,23 @@ fn members_come_and_go() {
     assert_eq!(world.config().table(), set(&[1, 3]));
 }
 
+/// All of its data comes from the others; its place and its store stay.
+#[test]
+fn a_member_whose_data_is_not_trusted() {
+    let mut world = World::attach(3, Quorum::Off);
+    let before = world.config().clone();
+    world.event(Event::Admin(Admin::Invalidate(id(2))));
+    assert_eq!(world.shell.answers, [Ok(())]);
+    assert_eq!(world.config().in_sync, set(&[1, 3]));
+    let all = Mark::new(Run::new(0, 1024), set(&[2]));
+    for other in [1, 3] {
+        assert!(world.member(other).merged.contains(&all));
+    }
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[2]));
+    assert_eq!(world.config().store(id(2)), before.store(id(2)));
+}
+
 #[test]
 fn commands_that_make_no_sense() {
     let mut world = World::attach(2, Quorum::Off);
@@ -801,6 +818,7 @@ fn commands_that_make_no_sense() {
         Admin::Remove(id(3)),
         Admin::Maintenance(id(3), true),
         Admin::Replace(id(3)),
+        Admin::Invalidate(id(3)),
     ];
     for command in outsider {
         let refusal = Err(Refusal::NotMember(id(3)));
@@ -829,7 +847,9 @@ fn commands_that_make_no_sense() {
     assert_eq!(blocks, Err(Refusal::Geometry(id(3))));
     assert_eq!(answer(Admin::Maintenance(id(2), true), &|_| ()), Ok(()));
     let last = Err(Refusal::LastCopy(id(1)));
-    assert_eq!(answer(Admin::Replace(id(1)), &|_| ()), last);
+    for command in [Admin::Replace(id(1)), Admin::Invalidate(id(1))] {
+        assert_eq!(answer(command, &|_| ()), last, "{command:?}");
+    }
     assert_eq!(world.config().table(), set(&[1, 2]));
 }
 

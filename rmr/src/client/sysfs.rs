@@ -181,7 +181,7 @@ pub(crate) static STATS: [Attr<Pool>; 4] = [
 ];
 
 /// Files of a member of a pool, in the directory of its session.
-pub(crate) static MEMBER: [Attr<MemberFile>; 11] = [
+pub(crate) static MEMBER: [Attr<MemberFile>; 12] = [
     Attr::wo(
         c"del_sess",
         "1 | mode=delete|disassemble; of an attached pool, mode=delete takes the member out for good, mode=disassemble for a while",
@@ -224,6 +224,15 @@ pub(crate) static MEMBER: [Attr<MemberFile>; 11] = [
         |file: &Arc<MemberFile>, line| {
             one("replace", line)?;
             file.pool.command_now("replace", Admin::Replace(file.member))
+        },
+    ),
+    Attr::wo(
+        c"invalidate",
+        "1; what the member has is not trusted: it gets all data",
+        |file: &Arc<MemberFile>, line| {
+            one("invalidate", line)?;
+            file.pool
+                .command_now("invalidate", Admin::Invalidate(file.member))
         },
     ),
     Attr::wo(

@@ -849,10 +849,11 @@ impl World {
         let Some(id) = MemberId::new(member.into()) else {
             return;
         };
-        match random.below(4) {
+        match random.below(5) {
             0 => self.command(Admin::OnNoData(OnNoData::Error)),
             1 => self.command(Admin::OnNoData(OnNoData::Suspend)),
             2 => self.command(Admin::Add(id)),
+            3 => self.command(Admin::Invalidate(id)),
             _ => {
                 self.command(Admin::Maintenance(id, true));
                 self.env.queue.after(span, Event::Admit(member));

@@ -57,7 +57,11 @@ impl<M: Memory> Coordinator<M> {
                     Err(Refusal::NotNow)
                 }
             }
-            Admin::Add(_) | Admin::Replace(_) | Admin::Remove(_) | Admin::Maintenance(..) => {
+            Admin::Add(_)
+            | Admin::Replace(_)
+            | Admin::Invalidate(_)
+            | Admin::Remove(_)
+            | Admin::Maintenance(..) => {
                 let possible =
                     self.admin.is_none() && matches!(self.phase, Phase::Serving | Phase::Change(_));
                 if possible {
@@ -149,10 +153,14 @@ impl<M: Memory> Coordinator<M> {
                 }
                 Ok(false)
             }
-            Admin::Remove(id) | Admin::Maintenance(id, true) if last(id) => {
+            Admin::Remove(id) | Admin::Invalidate(id) | Admin::Maintenance(id, true)
+                if last(id) =>
+            {
                 Err(Refusal::LastCopy(id))
             }
-            Admin::Remove(id) | Admin::Maintenance(id, _) if config.store(id).is_none() => {
+            Admin::Remove(id) | Admin::Invalidate(id) | Admin::Maintenance(id, _)
+                if config.store(id).is_none() =>
+            {
                 Err(Refusal::NotMember(id))
             }
             Admin::Maintenance(id, on) if config.maintenance.contains(id) == on => {

@@ -304,6 +304,7 @@ impl<M: Memory> Coordinator<M> {
                 leaves(next, id);
                 next.maintenance = next.maintenance.with(id);
             }
+            Admin::Invalidate(id) => leaves(next, id),
             Admin::Maintenance(id, false) => next.maintenance = next.maintenance.without(id),
             Admin::Discard(_) | Admin::Force { .. } | Admin::OnNoData(_) | Admin::IoTimeout(_) => {
                 return None
@@ -500,7 +501,9 @@ impl<M: Memory> Coordinator<M> {
             Goal::Join(_) if on(Bug::JoinWithoutSuspects) => 0,
             Goal::Join(id) => self.mark_suspects(id, behind),
             Goal::Edit(_) if on(Bug::NewStoreUnmarked) => 0,
-            Goal::Edit(Admin::Add(id) | Admin::Replace(id)) => self.mark_all(MemberSet::only(id)),
+            Goal::Edit(Admin::Add(id) | Admin::Replace(id) | Admin::Invalidate(id)) => {
+                self.mark_all(MemberSet::only(id))
+            }
             _ => 0,
         };
         for id in receivers {
@@ -601,7 +604,10 @@ impl<M: Memory> Coordinator<M> {
                 }
             }
             Goal::Edit(command) => {
-                if let Admin::Add(id) | Admin::Replace(id) | Admin::Maintenance(id, false) = command
+                if let Admin::Add(id)
+                | Admin::Replace(id)
+                | Admin::Invalidate(id)
+                | Admin::Maintenance(id, false) = command
                 {
                     if let Some(peer) = self.peer(id) {
                         peer.next_try = now;
@@ -620,7 +626,10 @@ impl<M: Memory> Coordinator<M> {
 /// The member that is to be a receiver no more.
 const fn leaver(command: Admin) -> Option<MemberId> {
     match command {
-        Admin::Remove(id) | Admin::Maintenance(id, true) | Admin::Replace(id) => Some(id),
+        Admin::Remove(id)
+        | Admin::Maintenance(id, true)
+        | Admin::Replace(id)
+        | Admin::Invalidate(id) => Some(id),
         _ => None,
     }
 }

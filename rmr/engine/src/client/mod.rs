@@ -119,6 +119,8 @@ pub enum Admin {
     Add(MemberId),
     /// A new store for a member; its connection leads to the new one.
     Replace(MemberId),
+    /// What the member has is not trusted any more: all of its data comes from the others.
+    Invalidate(MemberId),
     /// Takes a member out of the table.
     Remove(MemberId),
     /// Keeps a member out, or lets it in again.
