@@ -207,7 +207,7 @@ bugs! {
     /// 10: the own bitmap counts before it was fetched.
     TrustOwnBitmap = 100, DATA;
     /// 13: a clear is obeyed without proof: whoever sends it, under whatever older epoch.
-    IgnoreEpochOfPeers = 500, DATA;
+    IgnoreEpochOfPeers = 500, ADMISSION;
     /// 22: anybody is asked for what was missed, and gives it, dirty or not.
     ServeDirty = 100, DATA;
     /// 25: a discard is no write: what it changes is dirty nowhere.
@@ -218,6 +218,8 @@ bugs! {
     PullRecent = 250, DATA;
     /// 14: a member goes on after a failed flush, and nothing is suspect.
     SurviveFailedFlush = 250, STABLE;
+    /// What was pulled is clean before it is complete everywhere.
+    ProveIncomplete = 1000, MARKS;
     /// What was pulled is clean before it is stable.
     ProveUnflushed = 2000, STABLE;
     /// What is fetched replaces what was known to be dirty.

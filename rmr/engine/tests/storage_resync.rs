@@ -111,6 +111,7 @@ enum Wanted {
     Dirty(MemberId, u64),
     Pull(u64, u32),
     Clear(Vec<Run>),
+    Begun,
 }
 
 struct Queue<'a> {
@@ -143,6 +144,7 @@ impl Out for Queue<'_> {
                     Ask::FetchDirty { of, page } => Wanted::Dirty(of, page),
                     Ask::Pull { offset, len } => Wanted::Pull(offset, len),
                     Ask::Clear { runs } => Wanted::Clear(runs.to_vec()),
+                    Ask::Begun => Wanted::Begun,
                 };
                 Todo::Send(call, to.index(), message.to, wanted)
             }
@@ -466,6 +468,7 @@ impl World {
             Wanted::Dirty(of, page) => Ask::FetchDirty { of, page },
             Wanted::Pull(offset, len) => Ask::Pull { offset, len },
             Wanted::Clear(_) => Ask::Clear { runs: &runs },
+            Wanted::Begun => Ask::Begun,
         };
         let peer = Peer {
             to: header,
@@ -507,6 +510,10 @@ impl World {
                     result: Ok(PeerAnswer::Data),
                 });
             }
+            Ok(PeerDo::Begun(seq)) => self.nodes[of].event(Event::PeerReply {
+                call,
+                result: Ok(PeerAnswer::Begun(seq)),
+            }),
             Ok(PeerDo::Done) => self.nodes[of].event(Event::PeerReply {
                 call,
                 result: Ok(PeerAnswer::Done),
@@ -714,6 +721,7 @@ fn application_writes_have_precedence() {
 #[test]
 fn a_source_that_hangs() {
     let mut world = behind();
+    world.ping(1);
     for pull in [false, true] {
         let (call, to) = loop {
             match world.nodes[1].sent.front() {
@@ -749,6 +757,7 @@ fn every_source_has_its_turn() {
     (1..5).for_each(|of| world.promise(of));
     let back = world.others(0);
     assert_eq!(world.install(one, back, back), Status::Ok);
+    world.ping(1);
     let mut asked = [0; 5];
     for round in 0..2000 {
         match world.nodes[1].sent.front() {
@@ -1003,4 +1012,83 @@ fn what_nobody_can_read() {
     world.take_back(2);
     assert_eq!(unreadable(&world), []);
     assert_eq!(world.read(0, last), Err(Status::Medium));
+}
+
+/// Answers whatever a member asks for, for a while.
+fn go_on(world: &mut World, of: usize) {
+    for _ in 0..2000 {
+        world.answer(of);
+    }
+}
+
+/// R13: what was pulled may hold a write that the member was not sent yet. Until that is complete the chunk is dirty.
+#[test]
+fn what_is_incomplete_is_not_proved() {
+    let mut world = behind();
+    world.ping(1);
+    world.seq += 1;
+    world.write_on(0, 7);
+    go_on(&mut world, 1);
+    assert_eq!(world.nodes[1].data[7], world.seq);
+    assert!(world.nodes[1].shared.dirty(id(1), 7));
+    world.write_on(1, 7);
+    world.truth[7] = world.seq;
+    go_on(&mut world, 1);
+    assert!(world.nodes[1].shared.dirty(id(1), 7));
+    world.ping(1);
+    go_on(&mut world, 1);
+    assert_eq!(world.nodes[1].progress(), Progress::Ready);
+    assert_eq!(world.nodes[1].data, world.truth);
+}
+
+/// A source says what makes no sense, or nothing, or is asked by somebody else: that costs time and a second pull, nothing else.
+#[test]
+fn what_a_source_has_begun() {
+    let refused = Err(Status::Busy);
+    for result in [refused, Ok(PeerAnswer::Begun(Seq(u64::MAX)))] {
+        let mut world = behind();
+        world.ping(1);
+        let (mut pulls, mut done) = (0, false);
+        for _ in 0..4000 {
+            match world.nodes[1].sent.front() {
+                Some((call, _, _, Wanted::Begun)) if !done => {
+                    let call = *call;
+                    done = true;
+                    world.nodes[1].sent.pop_front();
+                    world.nodes[1].event(Event::PeerReply { call, result });
+                    continue;
+                }
+                Some((_, _, _, Wanted::Pull(..))) => pulls += 1,
+                _ => {}
+            }
+            world.answer(1);
+        }
+        assert_eq!(world.nodes[1].progress(), Progress::Ready);
+        assert_eq!(world.nodes[1].data, world.truth);
+        assert!((CHUNKS + 1..2 * CHUNKS).contains(&pulls), "{pulls}");
+    }
+}
+
+/// A source that was dropped cannot be asked any more: what it brought is pulled again, from one that stays.
+#[test]
+fn what_a_source_brought_that_is_gone() {
+    let mut world = World::new(3);
+    let (rest, nobody) = (world.others(2), MemberSet::EMPTY);
+    let back = MemberSet::only(id(2));
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    (0..9).for_each(|chunk| world.write(chunk));
+    world.promise(2);
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    world.ping(2);
+    // One that nobody else has ever seen.
+    world.seq += 1;
+    world.write_on(0, 7);
+    while world.nodes[2].data[7] != world.seq {
+        world.answer(2);
+    }
+    let one = MemberSet::only(id(1));
+    assert_eq!(world.install(one, back, nobody), Status::Ok);
+    go_on(&mut world, 2);
+    assert_eq!(world.nodes[2].progress(), Progress::Ready);
+    assert_eq!(world.nodes[2].data, world.truth);
 }

@@ -276,7 +276,8 @@ impl Control {
             | Kind::Address
             | Kind::FetchDirty
             | Kind::Pull
-            | Kind::Clear => return Err(WireError::Kind(kind.wire())),
+            | Kind::Clear
+            | Kind::Begun => return Err(WireError::Kind(kind.wire())),
         };
         let right = HEADER_BYTES + size_of::<RawTarget>() + config_bytes;
         let length = WireError::Length { said, right };

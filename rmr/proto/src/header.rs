@@ -68,6 +68,8 @@ pub enum Kind {
     Pull = 33,
     /// From member to member: chunks that are current on the sender again.
     Clear = 34,
+    /// From member to member: the highest number of a write that was begun, please.
+    Begun = 35,
 }
 
 impl Kind {
@@ -86,6 +88,7 @@ impl Kind {
             32 => Self::FetchDirty,
             33 => Self::Pull,
             34 => Self::Clear,
+            35 => Self::Begun,
             _ => return None,
         })
     }
@@ -109,7 +112,10 @@ impl Kind {
 
     /// Whether the message is from one member to another.
     pub const fn is_peer(self) -> bool {
-        matches!(self, Self::FetchDirty | Self::Pull | Self::Clear)
+        matches!(
+            self,
+            Self::FetchDirty | Self::Pull | Self::Clear | Self::Begun
+        )
     }
 }
 

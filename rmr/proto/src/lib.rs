@@ -123,6 +123,7 @@ pub use record::RecordError;
 pub use record::RecordKind;
 pub use record::Versioned;
 pub use record::RECORD_BYTES;
+pub use reply::Begun;
 pub use reply::MemberReport;
 pub use reply::Progress;
 pub use reply::Reply;

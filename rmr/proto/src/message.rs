@@ -40,7 +40,7 @@ impl<'a> Message<'a> {
             Kind::IoWrite | Kind::IoRead => Batch::from_parts(raw, kind, body).map(Self::Io),
             Kind::Merge => Merge::from_parts(raw, body).map(Self::Merge),
             Kind::Address => Address::from_parts(raw, body).map(Self::Address),
-            Kind::FetchDirty | Kind::Pull | Kind::Clear => {
+            Kind::FetchDirty | Kind::Pull | Kind::Clear | Kind::Begun => {
                 Peer::from_parts(raw, kind, body).map(Self::Peer)
             }
             Kind::Query | Kind::Promise | Kind::Install | Kind::Detach | Kind::Ping => {

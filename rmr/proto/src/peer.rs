@@ -71,6 +71,9 @@ pub enum Ask<'a> {
         /// Which chunks; 1 to [`MAX_CLEAR`] runs.
         runs: &'a [Run],
     },
+    /// The highest number of a write that the member has begun to execute; answered with a [`Begun`](crate::Begun). Who pulled from
+    /// it may have got that write, or any below.
+    Begun,
 }
 
 /// First part of the body; in a clear the runs follow.
@@ -95,12 +98,13 @@ impl Ask<'_> {
             Self::FetchDirty { .. } => Kind::FetchDirty,
             Self::Pull { .. } => Kind::Pull,
             Self::Clear { .. } => Kind::Clear,
+            Self::Begun => Kind::Begun,
         }
     }
 
     fn check(&self) -> Result<(), WireError> {
         match *self {
-            Self::FetchDirty { .. } => Ok(()),
+            Self::FetchDirty { .. } | Self::Begun => Ok(()),
             Self::Pull { offset, len } => {
                 let unaligned = (offset | u64::from(len)) % BLOCK_BYTES != 0;
                 let long = len == 0 || len > MAX_PULL;
@@ -130,6 +134,7 @@ impl<'a> Peer<'a> {
             Ask::FetchDirty { of, page } => (of.get(), page, 0, &[][..]),
             Ask::Pull { offset, len } => (0, offset, len, &[][..]),
             Ask::Clear { runs } => (0, 0, 0, runs),
+            Ask::Begun => (0, 0, 0, &[][..]),
         };
         let body = RawPeer {
             // Ids are at most 32.
@@ -185,6 +190,7 @@ impl<'a> Peer<'a> {
                 page: offset,
             },
             Kind::Pull => Ask::Pull { offset, len },
+            Kind::Begun => Ask::Begun,
             _ => Ask::Clear {
                 runs: parse_list(rest).ok_or(length)?,
             },

@@ -14,6 +14,7 @@ use crate::header::PROTOCOL_VERSION;
 use crate::ids::Generation;
 use crate::ids::Incarnation;
 use crate::ids::MemberId;
+use crate::ids::Seq;
 use crate::ids::Uuid;
 use crate::limits::Limits;
 use crate::limits::RawLimits;
@@ -115,6 +116,14 @@ pub struct Reply<'a> {
     pub suspects: Suspects<'a>,
 }
 
+/// What one member answers to another that asks what it has [begun](crate::Ask::Begun).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// No write with a higher number was executed in this generation, nor is being executed; none if all of them are known to be
+    /// complete on every receiver.
+    pub seq: Seq,
+}
+
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawReplyHeader {
@@ -148,6 +157,12 @@ struct RawReport {
     reserved: u8,
     rate: U64,
     installed: RawConfig,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawBegun {
+    seq: U64,
 }
 
 const HEADER: usize = size_of::<RawReplyHeader>();
@@ -383,6 +398,31 @@ impl<'a> Reply<'a> {
             return Err(WireError::Reserved);
         }
         self.suspects.check()
+    }
+}
+
+impl Begun {
+    /// Writes the reply into `buf`, zeroes behind it, and returns the reply alone.
+    pub fn encode<C: Crc32c>(self, buf: &mut [u8; REPLY_BYTES]) -> Result<&[u8], WireError> {
+        buf.fill(0);
+        let raw = RawBegun {
+            seq: U64::new(self.seq.0),
+        };
+        body_mut(buf, size_of::<RawBegun>())?.copy_from_slice(raw.as_bytes());
+        seal::<C>(Kind::Begun, size_of::<RawBegun>(), buf)
+    }
+
+    /// Checks `bytes`, which are untrusted, as such a reply; what follows it is not looked at.
+    pub fn parse<C: Crc32c>(bytes: &[u8]) -> Result<Self, WireError> {
+        let body = open_ok::<C>(bytes, Kind::Begun)?;
+        let length = WireError::Length {
+            said: len_of(HEADER + body.len()),
+            right: HEADER + size_of::<RawBegun>(),
+        };
+        let raw = RawBegun::ref_from_bytes(body).map_err(|_| length)?;
+        Ok(Self {
+            seq: Seq(raw.seq.get()),
+        })
     }
 }
 

@@ -66,7 +66,7 @@ impl Listener {
                 }
             }
             Kind::Merge => merge(header, &op),
-            Kind::FetchDirty | Kind::Pull | Kind::Clear => peer(header),
+            kind if kind.is_peer() => peer(header),
             _ => control(header, session.clone()),
         };
         match mail {

@@ -50,6 +50,7 @@ use rmr_engine::sync::AtomicU32;
 use rmr_engine::time::Nanos;
 use rmr_engine::time::Time;
 use rmr_engine::time::SECOND;
+use rmr_proto::Begun;
 use rmr_proto::Control;
 use rmr_proto::DirtyPage;
 use rmr_proto::Kind;
@@ -62,6 +63,7 @@ use rmr_proto::PoolName;
 use rmr_proto::Reply;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
+use rmr_proto::WireError;
 use rmr_proto::MAX_LOG_EXTENTS;
 use rmr_proto::RECORD_BYTES;
 use rmr_proto::REPLY_BYTES;
@@ -667,14 +669,11 @@ impl Runner {
             Ok(PeerDo::Page { of, page }) => {
                 let words = self.hot.page(of, page);
                 let reply = &mut state.shell.reply;
-                match DirtyPage::encode::<KernelCrc>(of, page, words, reply) {
-                    Ok(bytes) => {
-                        if let Err((op, _)) = op.reply(bytes) {
-                            op.respond(Status::Invalid.wire());
-                        }
-                    }
-                    Err(_) => op.respond(Status::OutOfRange.wire()),
-                }
+                answer(op, DirtyPage::encode::<KernelCrc>(of, page, words, reply));
+            }
+            Ok(PeerDo::Begun(seq)) => {
+                let reply = &mut state.shell.reply;
+                answer(op, Begun { seq }.encode::<KernelCrc>(reply));
             }
             Ok(PeerDo::Read { offset, len }) => self.read_for_peer(state, offset, len, op),
             Err(status) => op.respond(status.wire()),
@@ -737,14 +736,12 @@ impl Runner {
                     self.peers.release(slot);
                 }
             }
-            (Kind::FetchDirty, Ok(())) => {
-                let bytes = page_of(&message);
+            (Kind::FetchDirty | Kind::Begun, Ok(())) => {
+                let bytes = reply_of(&message);
                 drop(message);
                 self.peers.release(slot);
-                let page = bytes.as_ref().ok_or(Status::NoMemory).and_then(|bytes| {
-                    DirtyPage::parse::<KernelCrc>(&bytes[..]).map_err(|_| Status::Invalid)
-                });
-                let result = page.map(PeerAnswer::Page);
+                let bytes = bytes.as_ref().ok_or(Status::NoMemory);
+                let result = bytes.and_then(|bytes| parse_reply(kind, &bytes[..]));
                 self.tell(state, Event::PeerReply { call, result });
             }
             (_, Ok(())) => {
@@ -757,8 +754,29 @@ impl Runner {
     }
 }
 
+/// Answers another member.
+fn answer(op: Op, encoded: Result<&[u8], WireError>) {
+    match encoded {
+        Ok(bytes) => {
+            if let Err((op, _)) = op.reply(bytes) {
+                op.respond(Status::Invalid.wire());
+            }
+        }
+        Err(_) => op.respond(Status::OutOfRange.wire()),
+    }
+}
+
+/// What another member answered to a question that is not for data.
+fn parse_reply(kind: Kind, bytes: &[u8]) -> Result<PeerAnswer<'_>, Status> {
+    let answer = match kind {
+        Kind::Begun => Begun::parse::<KernelCrc>(bytes).map(|begun| PeerAnswer::Begun(begun.seq)),
+        _ => DirtyPage::parse::<KernelCrc>(bytes).map(PeerAnswer::Page),
+    };
+    answer.map_err(|_| Status::Invalid)
+}
+
 /// The answer that a message brought. `None`: no memory.
-fn page_of(message: &Message<Call>) -> Option<KBox<[u8; REPLY_BYTES]>> {
+fn reply_of(message: &Message<Call>) -> Option<KBox<[u8; REPLY_BYTES]>> {
     let mut bytes = KBox::<[u8; REPLY_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL).ok()?;
     message.read_owned(0, &mut bytes[..]).ok()?;
     Some(bytes)

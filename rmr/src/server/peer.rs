@@ -226,7 +226,7 @@ impl Peers {
 #[inline(never)]
 fn pack(call: Call, ask: &Ask<'_>) -> Result<(KBox<Message<Call>>, Dir)> {
     Ok(match ask {
-        Ask::FetchDirty { .. } => {
+        Ask::FetchDirty { .. } | Ask::Begun => {
             let mut message = Message::new(REPLY_BYTES.div_ceil(kernel::page::PAGE_SIZE), call)?;
             message.push_owned(REPLY_BYTES as u32)?;
             (message, Dir::Read)

@@ -13,13 +13,10 @@
 //!   that), or
 //! * in `D[m]` of `m` itself, or in what `m` would report as suspect now;
 //! * in `D[s]` of `m`, of a member `s` in sync, while `m` itself receives nothing: what `m` knows that `s` missed. When `m` is taken
-//!   back, that goes into its own D before it counts as a copy (finding 16), and until then nobody reads it; or
+//!   back, that goes into its own D before it counts as a copy (finding 16), and until then nobody reads it.
 //!
-//! * while `m` catches up, and holds one of the other possible contents: in what a member in sync would report as suspect now. Who
-//!   catches up may pull what a member in sync was sent, before it is sent that itself, and prove it. An attach has all members in
-//!   sync, and puts the suspects of each into D of all others but the source (R15); and before `m` or one of them is dropped, the
-//!   chunks of all that is in flight go into D of everybody who is not in sync. So this excuses neither who receives nothing, nor
-//!   who holds what nobody can have sent.
+//! That a member in sync would report the chunk as suspect says nothing for another one: with a quorum, others may start without
+//! it. So who catches up and pulls what a member in sync was sent, before it is sent that itself, has to keep the chunk dirty (R13).
 //!
 //! Of an attach, who counts as in sync and who is in the table are those of what it installs: it may leave out a member, as a
 //! change of the table does that was not completed, and then nobody marks for that one.
@@ -197,36 +194,22 @@ struct Unmarked<F> {
     table: u32,
     asked: u32,
     marked: u32,
-    told: u32,
     ask: F,
 }
 
-impl<F: Fn(u8) -> Mark> Unmarked<F> {
-    /// Whether all of these are marked, where those in `possible` hold what may have been sent.
-    fn excuses(&mut self, all: u32, possible: u32) -> bool {
+impl<F: Fn(u8) -> bool> Unmarked<F> {
+    /// Whether all of these are marked.
+    fn excuses(&mut self, all: u32) -> bool {
         let all = all & self.table;
         for member in members(all & !self.asked) {
-            match (self.ask)(member) {
-                Mark::Itself => self.marked |= crate::bit(member),
-                Mark::Told => self.told |= crate::bit(member),
-                Mark::None => {}
-            }
             self.asked |= crate::bit(member);
-            if !contains(self.marked | self.told & possible, member) {
+            if !(self.ask)(member) {
                 return false;
             }
+            self.marked |= crate::bit(member);
         }
-        all & !(self.marked | self.told & possible) == 0
+        all & !self.marked == 0
     }
-}
-
-/// How a difference is remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    None,
-    /// As a suspect of somebody else, which counts only for what may have been sent.
-    Told,
-    Itself,
 }
 
 /// An application's write.
@@ -475,7 +458,7 @@ impl Disks {
                 let here = members(self.roles.in_sync & self.roles.table);
                 let clean: Vec<u8> = here
                     .filter(|&member| self.can_read(member, sector))
-                    .filter(|&member| self.marked(member, chunk, self.roles, marks) == Mark::None)
+                    .filter(|&member| !self.marked(member, chunk, self.roles, marks))
                     .collect();
                 let Some(first) = clean.first() else { continue };
                 let value = self.value(*first, sector);
@@ -590,13 +573,11 @@ impl Disks {
                 table: roles.table & self.roles.table,
                 asked: 0,
                 marked: 0,
-                told: 0,
                 ask: move |member| self.marked(member, chunk, roles, marks),
             })
             .collect();
         let mut fits = |sets: &[u32]| {
-            let possible = sets.iter().fold(0, |all, set| all | set);
-            let excused = |marks: &mut Unmarked<_>, set: u32| marks.excuses(!set, possible);
+            let excused = |marks: &mut Unmarked<_>, set: u32| marks.excuses(!set);
             sets.iter()
                 .any(|&set| unmarked.iter_mut().any(|marks| excused(marks, set)))
         };
@@ -613,8 +594,8 @@ impl Disks {
         Err(Violation::new(Rule::Unmarked, time, what))
     }
 
-    /// How a difference of `member` in `chunk` is remembered, where these are the roles.
-    fn marked(&self, member: u8, chunk: u64, roles: Roles, marks: &impl Marks) -> Mark {
+    /// Whether a difference of `member` in `chunk` is remembered, where these are the roles.
+    fn marked(&self, member: u8, chunk: u64, roles: Roles, marks: &impl Marks) -> bool {
         let in_sync = roles.in_sync & roles.table & self.roles.table;
         let logged = |member| !marks.up(member) && marks.logged(member, chunk);
         let mut keepers = members(in_sync & !crate::bit(member)).peekable();
@@ -626,20 +607,10 @@ impl Disks {
                 && !marks.receives(member)
                 && members(in_sync).any(|other| marks.dirty(member, other, chunk))
         };
-        let itself = kept
-            || marks.dirty(member, member, chunk)
+        kept || marks.dirty(member, member, chunk)
             || marks.suspect(member, chunk)
             || logged(member)
-            || knows_better();
-        let told = || {
-            contains(roles.catching_up, member)
-                && members(in_sync).any(|other| marks.suspect(other, chunk))
-        };
-        match itself {
-            true => Mark::Itself,
-            false if told() => Mark::Told,
-            false => Mark::None,
-        }
+            || knows_better()
     }
 
     fn describe(&self, sector: u64, marks: &impl Marks) -> String {

@@ -177,6 +177,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
         ),
         ("clear", Ask::Clear { runs: &[run; 3] }),
+        ("begun", Ask::Begun),
     ] {
         let peer = Peer {
             to: Header {
@@ -191,6 +192,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut reply = [0; REPLY_BYTES];
     let page = DirtyPage::encode::<Crc>(id(3)?, 4, [5; 9], &mut reply)?;
     write("dirty_page", "page", page)?;
+    let begun = Begun { seq: Seq(6) }.encode::<Crc>(&mut reply)?;
+    write("reply", "begun", begun)?;
 
     let report = MemberReport {
         version_min: 1,

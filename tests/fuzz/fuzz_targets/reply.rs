@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A reply from a member. What is accepted must be what the encoder sends.
+//! A reply from a member to a client, or to another member that asks what it has begun. What is accepted must be what the encoder sends.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rmr_fuzz::seal_message;
 use rmr_fuzz::Crc;
+use rmr_proto::Begun;
 use rmr_proto::Kind;
 use rmr_proto::Reply;
 use rmr_proto::REPLY_BYTES;
@@ -20,5 +21,9 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(reply) = Reply::parse::<Crc>(&bytes, kind) {
         let mut buf = [0; REPLY_BYTES];
         assert_eq!(reply.encode::<Crc>(&mut buf), Ok(&bytes[..]));
+    }
+    if let Ok(begun) = Begun::parse::<Crc>(&bytes) {
+        let mut buf = [0; REPLY_BYTES];
+        assert_eq!(begun.encode::<Crc>(&mut buf), Ok(&bytes[..]));
     }
 });

@@ -305,6 +305,10 @@ impl Plan {
         if random.chance(1, 3) && !calm {
             story::tell(&mut plan, &mut random);
         }
+        let mut random = Random::new(seed, Purpose::Late);
+        if random.chance(1, 12) && !calm {
+            story::tell_late(&mut plan, &mut random);
+        }
         let mut random = Random::new(seed, Purpose::Dead);
         if random.chance(1, 6) && !calm {
             plan.draw_dead(&mut random);

@@ -31,6 +31,8 @@ pub enum Purpose {
     Story = 8,
     /// Blocks that nobody can read.
     Dead = 9,
+    /// Members that catch up and are not sent what others are.
+    Late = 10,
 }
 
 /// A stream of numbers.

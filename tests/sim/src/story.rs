@@ -42,6 +42,8 @@ enum Plot {
     Flushes,
     /// Writes fail on the last member.
     Alone,
+    /// Only one member hears of the client, while another one pulls from it.
+    Late,
 }
 
 /// Those that need more luck are more often drawn.
@@ -226,15 +228,45 @@ impl Teller<'_> {
                     self.fault(at, Kind::MemberCrash, member, None, 0);
                 }
             }
+            Plot::Late => {
+                let away = self.random.scaled(20 * MS, 500 * MS);
+                self.fault(at, Kind::MemberCrash, one, None, away);
+                let wait = Some(Wait::Pulls(self.random.scaled(1, 64)));
+                let span = self.random.scaled(10 * MS, 2 * heartbeat);
+                // Who catches up asks the first one most often.
+                let source = if one == 1 { 2 } else { 1 };
+                for member in (1..=plan.members).filter(|&member| member != source) {
+                    // One or the other direction, or both.
+                    for _ in 0..3 {
+                        self.fault(at + away, Kind::OneWay, member, wait, span);
+                    }
+                }
+                if self.random.chance(1, 2) {
+                    // A source goes, and the client, before those writes are anywhere else.
+                    let at = at + away + self.some(300 * MS);
+                    self.fault(at, Kind::MemberCrash, source, wait, 0);
+                    self.fault(at, Kind::ClientCrash, one, wait, 0);
+                }
+            }
         }
     }
 }
 
 /// Puts a story in place of the faults of a plan: everything that lasts is shorter, so that many rounds are in a run.
 pub fn tell(plan: &mut Plan, random: &mut Random) {
-    let Some(plot) = random.pick(PLOTS) else {
-        return;
-    };
+    if let Some(plot) = random.pick(PLOTS) {
+        tell_of(plot, plan, random);
+    }
+}
+
+/// The same, of members that are not sent what they pull. It came later, and is drawn by itself, so that other runs stay as they were.
+pub fn tell_late(plan: &mut Plan, random: &mut Random) {
+    plan.members = random.between(3, 5) as u8;
+    plan.quorum = random.chance(3, 4);
+    tell_of(Plot::Late, plan, random);
+}
+
+fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
     plan.heal = random.scaled(4, 15) * SECOND;
     plan.heartbeat = random.scaled(100, 800) * MS;
     plan.work = Plan::draw_work(random, plan.heal);
@@ -271,6 +303,15 @@ pub fn tell(plan: &mut Plan, random: &mut Random) {
             plan.work.ops *= 4;
             plan.work.depth = random.scaled(8, 32) as u32;
             plan.work.spread = 1 << 16;
+            plan.work.longest = random.scaled(1, 32);
+            plan.work.reads = 10;
+        }
+        Plot::Late => {
+            // Many at once, and in chunks that were missed before.
+            plan.work.pause /= 8;
+            plan.work.ops *= 4;
+            plan.work.depth = random.scaled(4, 32) as u32;
+            plan.work.spread = random.scaled(512, 8192);
             plan.work.longest = random.scaled(1, 32);
             plan.work.reads = 10;
         }

@@ -220,7 +220,7 @@ fn c_w10_writes_while_a_leg_is_added() {
 /// is cut off again in the middle of its resync has its marks.
 #[test]
 fn c_w13_a_clear_meets_a_new_failure() {
-    for delay in 1..12 {
+    for delay in (1..12).chain(100..130).chain([200, 400]) {
         let mut scene = Scene::new(2);
         scene.lose(2);
         (0..20).for_each(|n| {
@@ -819,6 +819,51 @@ fn forced_minority_of_a_quorum() {
     scene.end();
 }
 
+/// R11, R13: with a quorum, a member that catches up pulls what one member in sync alone was sent; then both and the client are gone.
+/// Those who start know nothing of it, so the member itself has to.
+#[test]
+fn who_pulled_what_nobody_else_has() {
+    const CHUNKS: u64 = 100;
+    let mut scene = Scene::with(Plan {
+        quorum: true,
+        ..calm(5)
+    });
+    scene.lose(3);
+    scene.until("dropped", |scene| !scene.receives(3));
+    for chunk in 0..CHUNKS {
+        scene.write(chunk * CHUNK, 8);
+    }
+    scene.find(3);
+    scene.until("catches up", |scene| scene.receives(3));
+    let client = scene.client();
+    // It pulls from member 2, as member 1 did not serve yet when it was asked.
+    for member in [1, 3, 4, 5] {
+        scene.cut(client, Host::Member(member));
+    }
+    let (chunk, sector) = (CHUNKS - 1, (CHUNKS - 1) * CHUNK);
+    let old = scene.held(1, sector);
+    scene.begin_write(sector, 8);
+    scene.until("pulled", |scene| {
+        let held = scene.held(3, sector);
+        held == scene.held(2, sector) && held != old
+    });
+    scene.pass(100 * MS);
+    assert!(!scene.is_in_sync(3) && scene.node(3).dirty(3, chunk));
+    for member in [2, 3] {
+        scene.crash(member, false);
+    }
+    scene.crash_client();
+    scene.open();
+    scene.until("served", Scene::is_served);
+    assert_eq!(scene.read(sector), old);
+    for member in [3, 2] {
+        scene.start(member);
+        scene.until("in sync", |scene| scene.is_in_sync(member));
+        assert_eq!(scene.held(member, sector), old);
+    }
+    scene.end();
+}
+
 /// An older state of a disk is no copy, even before the client has noticed: while one is in, the world must not take
 /// the other one away.
 #[test]
@@ -924,6 +969,7 @@ fn planted() {
         (Bug::FetchOnlyOwn, review_5_two_outages),
         (Bug::ResumeFromRestarted, review_7_all_restart),
         (Bug::AcceptDiverged, review_16_forced_start),
+        (Bug::ProveIncomplete, who_pulled_what_nobody_else_has),
     ];
     for &(bug, scenario) in rooms {
         plant(Some(bug));

@@ -213,7 +213,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 plan.pages = plan.flush;
                 plan.log = true;
                 self.plan = Some(plan);
-            } else if !self.begin_resync_plan(now, shared) {
+            } else if !self.begin_resync_plan(shared) {
                 break;
             }
         }
@@ -344,6 +344,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                     Ok(PeerDo::Read { offset, len })
                 }
             }
+            Ask::Begun => Ok(PeerDo::Begun(shared.begun())),
             Ask::Clear { runs } => {
                 if !config.catching_up.contains(peer.from) && !unproven {
                     return Err(Status::Invalid);

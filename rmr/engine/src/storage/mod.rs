@@ -13,6 +13,7 @@
 //! | `records` | what is read at a start, and how a record is written |
 //! | `bitmap`, `log`, `recent`, `pulls`, `rate` | dirty chunks, hot extents, writes above the watermark, pulls under way, how fast they are |
 //! | `unreadable` | what no member could read |
+//! | `written` | what was pulled, and may hold what is not complete |
 //!
 //! What is shared by all CPUs ([`Shared`]) and the exceptional part ([`Member`]) are two things: the caller gives the
 //! one to each call of the other.
@@ -34,6 +35,7 @@ mod report;
 mod resync;
 mod shared;
 mod unreadable;
+mod written;
 
 pub use member::Member;
 pub use records::Reader;
@@ -55,6 +57,7 @@ use rmr_proto::MemberId;
 use rmr_proto::Merge;
 use rmr_proto::Peer;
 use rmr_proto::Reply;
+use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_proto::EXTENT_SHIFT;
@@ -134,6 +137,8 @@ pub enum PeerAnswer<'a> {
     Page(DirtyPage<'a>),
     /// Data, which the caller holds.
     Data,
+    /// The highest number of a write that it has begun, as in a [`Begun`](rmr_proto::Begun).
+    Begun(Seq),
     /// Done.
     Done,
 }
@@ -155,6 +160,8 @@ pub enum PeerDo {
         /// Length in bytes.
         len: u32,
     },
+    /// With this number, as a [`Begun`](rmr_proto::Begun).
+    Begun(Seq),
     /// With good status.
     Done,
 }

@@ -495,7 +495,9 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             } else {
                 others
             });
-        } else if !catching_up {
+        } else if catching_up {
+            self.resync.stay(config.receivers());
+        } else {
             self.resync.stop(shared);
         }
         out.act(Action::Serve(self.serving));

@@ -60,6 +60,11 @@ impl<M: Memory> Recent<M> {
         entry.seq.store(seq);
     }
 
+    /// No write with a higher number has begun.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest.0.load()
+    }
+
     /// The chunks of the writes above `watermark`.
     pub(super) fn above(&self, watermark: u64) -> impl Iterator<Item = Run> + '_ {
         let newest = self

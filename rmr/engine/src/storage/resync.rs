@@ -7,7 +7,8 @@
 //! ```
 //!
 //! It fetches the bitmaps of all who are not in sync from a member that is, page by page, and stores them. Until
-//! then all of its chunks count as dirty. Then it pulls dirty chunks, writes and flushes them; only then they are clean.
+//! then all of its chunks count as dirty. Then it pulls dirty chunks and writes them. When what they hold is complete everywhere
+//! (`written`), it flushes them; only then they are clean.
 //! A chunk is pulled when no write to it is above the watermark, so that the source has executed what the member
 //! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. After an error it goes on with another
 //! source, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
@@ -24,6 +25,8 @@ use super::plan::Plan;
 use super::pulls::MAX_PULLS;
 use super::rate::Rate;
 use super::shared::Shared;
+use super::written::Written;
+use super::written::MAX_WRITTEN;
 use super::Action;
 use super::Out;
 use super::PeerAnswer;
@@ -47,7 +50,7 @@ use rmr_proto::BLOCK_SHIFT;
 use rmr_proto::MAX_CLEAR;
 use rmr_proto::MAX_PULL;
 
-/// Until chunks with recent writes are looked at again.
+/// Until chunks with recent writes are looked at again, and whether the watermark has moved.
 const SETTLE: Nanos = 5 * MILLISECOND;
 /// So often a chunk is put off for writes to it, before writes are put off for it.
 const VAIN: u32 = 16;
@@ -95,14 +98,16 @@ struct Pull {
     careful: bool,
     /// Members in sync that cannot read this block.
     tried: MemberSet,
+    /// Members whose data was written.
+    brought: MemberSet,
 }
 
-/// A page of a bitmap on its way.
+/// What is asked for, but data.
 #[derive(Clone, Copy, Debug, Hash)]
-struct Fetch {
+struct Question {
     call: u64,
     from: MemberId,
-    /// When it must be there.
+    /// When the answer must be there.
     deadline: Time,
 }
 
@@ -113,13 +118,11 @@ pub(super) struct Resync {
     /// Members whose bitmaps are still to be fetched; the first one from page `page` on.
     left: MemberSet,
     page: u64,
-    fetch: Option<Fetch>,
+    /// While fetching a page of a bitmap; while pulling what a source has begun.
+    question: Option<Question>,
     pulls: [Option<Pull>; MAX_PULLS],
     /// Chunks that were written, and are not proved yet.
-    written: [Run; MAX_CLEAR],
-    count: usize,
-    /// As many of them are covered by the flush under way.
-    proving: usize,
+    written: Written,
     /// Where to look for the next dirty chunk.
     cursor: u64,
     /// Which source is next.
@@ -138,8 +141,6 @@ pub(super) struct Resync {
     stubborn: u64,
     vain: u32,
     claimed: Option<Time>,
-    /// No other chunk could be asked for when it was last tried.
-    dry: bool,
     /// How fast chunks become current.
     pub(super) rate: Rate,
     last_call: u64,
@@ -151,11 +152,9 @@ impl Resync {
             phase: Phase::Idle,
             left: MemberSet::EMPTY,
             page: 0,
-            fetch: None,
+            question: None,
             pulls: [None; MAX_PULLS],
-            written: [Run::EMPTY; MAX_CLEAR],
-            count: 0,
-            proving: 0,
+            written: Written::new(),
             cursor: 0,
             turn: 0,
             errors: 0,
@@ -167,7 +166,6 @@ impl Resync {
             stubborn: 0,
             vain: 0,
             claimed: None,
-            dry: false,
             rate: Rate::NONE,
             last_call: 0,
         }
@@ -178,7 +176,7 @@ impl Resync {
         self.phase = Phase::Fetching;
         self.left = members;
         self.page = 0;
-        self.fetch = None;
+        self.question = None;
         self.cursor = 0;
         self.errors = 0;
         self.pause = Time(0);
@@ -191,7 +189,7 @@ impl Resync {
     /// An episode ends. What is being written goes on, and [`Self::writing`] tells so.
     pub(super) fn stop<M: Memory, J>(&mut self, shared: &Shared<M, J>) {
         self.phase = Phase::Idle;
-        self.fetch = None;
+        self.question = None;
         self.vain = 0;
         self.claimed = None;
         shared.pulls.release();
@@ -209,10 +207,23 @@ impl Resync {
         if on(Bug::ProveInSpiteOfMerge) {
             return;
         }
-        self.count = 0;
-        self.proving = 0;
+        self.written.clear();
+        if self.phase == Phase::Pulling {
+            self.question = None;
+        }
         for pull in self.pulls.iter_mut().flatten() {
             pull.spoiled = true;
+        }
+    }
+
+    /// The configuration is another one. Whoever is no receiver in it cannot be asked any more what it had begun.
+    pub(super) fn stay(&mut self, receivers: MemberSet) {
+        let pulls = self.pulls.iter().flatten();
+        let sources = pulls.fold(self.written.sources(), |sources, pull| {
+            sources.union(pull.brought).with(pull.from)
+        });
+        if !sources.minus(receivers).is_empty() {
+            self.spoil();
         }
     }
 
@@ -265,19 +276,20 @@ impl Resync {
     /// When the first answer is late.
     fn deadline(&self) -> Time {
         let pulls = self.pulls.iter().flatten().filter(|pull| !pull.writing);
-        let fetch = self.fetch.map_or(Time::NEVER, |fetch| fetch.deadline);
+        let question = self.question.map_or(Time::NEVER, |asked| asked.deadline);
         pulls
             .map(|pull| pull.deadline)
-            .fold(fetch, |at, other| at.earliest(other))
+            .fold(question, |at, other| at.earliest(other))
     }
 
     /// Those whose answers are late. They are given until `next` to come back.
     fn late(&mut self, now: Time, next: Time) -> MemberSet {
         let pulls = self.pulls.iter_mut().flatten().filter(|pull| !pull.writing);
         let pulls = pulls.map(|pull| (&mut pull.deadline, pull.from));
-        let fetch = self.fetch.iter_mut().map(|f| (&mut f.deadline, f.from));
+        let question = self.question.iter_mut();
+        let question = question.map(|asked| (&mut asked.deadline, asked.from));
         let mut late = MemberSet::EMPTY;
-        for (deadline, from) in pulls.chain(fetch) {
+        for (deadline, from) in pulls.chain(question) {
             if *deadline <= now {
                 *deadline = next;
                 late = late.with(from);
@@ -288,9 +300,7 @@ impl Resync {
 
     /// Whether a chunk is on its way, or was written already.
     fn has(&self, chunk: u64) -> bool {
-        let written = self.written.get(..self.count).unwrap_or(&[]);
-        self.pulls.iter().flatten().any(|pull| pull.chunk == chunk)
-            || written.iter().any(|run| run.range().contains(&chunk))
+        self.pulls.iter().flatten().any(|pull| pull.chunk == chunk) || self.written.has(chunk)
     }
 
     /// A chunk was written when it was to be pulled. One such chunk is kept in mind, until it came through.
@@ -323,14 +333,6 @@ impl Resync {
         self.vain = 0;
         shared.pulls.release();
         self.claimed.take().is_some()
-    }
-
-    /// A chunk was written, and is to be proved.
-    fn note_written(&mut self, chunk: u64) {
-        if let Some(place) = self.written.get_mut(self.count) {
-            *place = Run::new(chunk, 1);
-            self.count += 1;
-        }
     }
 
     fn call(&mut self) -> u64 {
@@ -441,27 +443,29 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         }
     }
 
+    /// Asks a member for something but data.
+    fn ask(&mut self, now: Time, from: MemberId, ask: Ask<'_>, out: &mut impl Out) {
+        let call = self.send(from, ask, out);
+        self.resync.question = call.map(|call| Question {
+            call,
+            from,
+            deadline: now.after(PATIENCE),
+        });
+    }
+
     /// Fetches the next page; when to be called again.
     fn fetch(&mut self, now: Time, out: &mut impl Out) -> Time {
-        if self.resync.fetch.is_some() {
+        if self.resync.question.is_some() {
             return Time::NEVER;
         }
         let Some(of) = self.resync.left.iter().next() else {
             return Time::NEVER;
         };
         let page = self.resync.page;
-        let source = self.resync.source(self.sources(false));
-        let ask = Ask::FetchDirty { of, page };
-        self.resync.fetch = source.and_then(|from| {
-            let call = self.send(from, ask, out)?;
-            let deadline = now.after(PATIENCE);
-            Some(Fetch {
-                call,
-                from,
-                deadline,
-            })
-        });
-        if self.resync.fetch.is_none() {
+        if let Some(from) = self.resync.source(self.sources(false)) {
+            self.ask(now, from, Ask::FetchDirty { of, page }, out);
+        }
+        if self.resync.question.is_none() {
             self.resync.failed(now);
             return self.resync.pause;
         }
@@ -480,7 +484,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         }
         for _ in 0..MAX_LOOKS {
             let active = self.resync.active();
-            let room = active < most && self.resync.count + active < MAX_CLEAR;
+            let room = active < most && self.resync.written.count() + active < MAX_WRITTEN;
             let Some(slot) = self.resync.pulls.iter().position(Option::is_none) else {
                 break;
             };
@@ -513,16 +517,53 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 return self.resync.pause;
             }
         }
-        self.resync.dry = self.resync.active() == 0;
-        if self.resync.dry && self.resync.count != 0 && self.plan.is_none() {
-            // What there is can be proved; after another plan that comes by itself.
-            now
-        } else if later && self.resync.claimed.is_some() {
+        let again = if later && self.resync.claimed.is_some() {
             now.after(MILLISECOND)
         } else if later {
             now.after(SETTLE)
         } else {
             Time::NEVER
+        };
+        again.earliest(self.ask_begun(now, shared, out))
+    }
+
+    /// Asks those who brought what was written what they have begun; when to be called again.
+    fn ask_begun<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) -> Time {
+        let (count, active) = (self.resync.written.count(), self.resync.active());
+        // One flush for many chunks, also while they come one by one.
+        let ready = count + active >= MAX_CLEAR || active == 0;
+        if count != 0 && ready && !self.resync.written.is_asked() {
+            self.resync.written.ask(now);
+        }
+        if !self.resync.written.is_asked() || self.resync.question.is_some() {
+            return Time::NEVER;
+        }
+        if let Some(from) = self.resync.written.next() {
+            self.ask(now, from, Ask::Begun, out);
+            return Time::NEVER;
+        }
+        if self.plan.is_some() {
+            // After it they are looked at in any case.
+            return Time::NEVER;
+        }
+        let waited = now.since(self.resync.written.since());
+        if waited >= PATIENCE && !self.resync.written.is_likely(shared.watermark()) {
+            self.resync.written.give_up();
+            self.resync.failed(now);
+            return self.resync.pause;
+        }
+        // A client that is away moves no watermark, for as long as that may be.
+        now.after(waited.clamp(SETTLE, SECOND))
+    }
+
+    /// What a source has begun: until the watermark is there, what it brought may be incomplete.
+    fn begun(&mut self, now: Time, from: MemberId, result: Result<PeerAnswer<'_>, Status>) {
+        match result {
+            Ok(PeerAnswer::Begun(seq)) => self.resync.written.answered(from, seq),
+            _ => {
+                self.resync.written.give_up();
+                self.resync.failed(now);
+            }
         }
     }
 
@@ -559,6 +600,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 spoiled: false,
                 careful: false,
                 tried: MemberSet::EMPTY,
+                brought: MemberSet::EMPTY,
             });
             shared.unreadable.unfind(&whole);
         }
@@ -574,9 +616,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         shared: &Shared<M, J>,
         out: &mut impl Out,
     ) {
-        if self.resync.fetch.is_some_and(|fetch| fetch.call == call) {
-            self.resync.fetch = None;
-            return self.page_fetched(now, result, shared);
+        let question = self.resync.question;
+        if let Some(Question { from, .. }) = question.filter(|asked| asked.call == call) {
+            self.resync.question = None;
+            return if self.resync.phase == Phase::Pulling {
+                self.begun(now, from, result)
+            } else {
+                self.page_fetched(now, result, shared)
+            };
         }
         let Some(slot) = self.slot_of(call) else {
             return;
@@ -587,6 +634,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         match result {
             Ok(PeerAnswer::Data) if !pull.spoiled && shared.pulls.write(slot) => {
                 pull.writing = true;
+                pull.brought = pull.brought.with(pull.from);
                 let (offset, len) = (pull.offset, pull.len);
                 self.resync.errors = 0;
                 out.act(Action::PullWrite { call, offset, len });
@@ -762,7 +810,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             self.resync.put_off(done.chunk);
             self.end_pull(slot, shared);
         } else {
-            self.resync.note_written(done.chunk);
+            self.resync.written.note(done.chunk, done.brought);
             self.end_pull(slot, shared);
             if let Some((_, len)) = shared.geometry().chunk_range(done.chunk) {
                 self.resync.rate.add(now, len);
@@ -775,23 +823,24 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     }
 
     /// Begins to store what was fetched, or to prove what was pulled; `false` if there is nothing of that.
-    pub(super) fn begin_resync_plan<J>(&mut self, now: Time, shared: &Shared<M, J>) -> bool {
+    pub(super) fn begin_resync_plan<J>(&mut self, shared: &Shared<M, J>) -> bool {
         if self.serving.is_none() {
             return false;
         }
-        let active = self.resync.active();
-        let full = self.resync.count + active >= MAX_CLEAR;
-        // One flush for many chunks, also while they come one by one.
-        let pause = active == 0 && (now >= self.resync.busy || self.resync.dry);
+        let watermark = if on(Bug::ProveIncomplete) {
+            Seq(u64::MAX)
+        } else {
+            shared.watermark()
+        };
         let mut plan = match self.resync.phase {
             Phase::Storing => {
                 shared.bitmaps.spell_out(self.info.member);
                 Plan::new(Goal::Fetched)
             }
-            Phase::Pulling if self.resync.count != 0 && (full || pause) => {
-                self.resync.proving = self.resync.count;
-                for run in self.resync.written.iter().take(self.resync.count) {
-                    if let Some((offset, len)) = shared.geometry().chunk_range(run.first()) {
+            Phase::Pulling if self.resync.written.is_complete(watermark) => {
+                self.resync.written.prove();
+                for chunk in self.resync.written.asked() {
+                    if let Some((offset, len)) = shared.geometry().chunk_range(chunk) {
                         shared.unreadable.replace(&(offset..offset + len));
                     }
                 }
@@ -810,26 +859,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     /// What was pulled is stable: it is clean, and the others may know.
     pub(super) fn proved<J>(&mut self, shared: &Shared<M, J>, out: &mut impl Out) {
         let own = self.info.member;
-        let proving = core::mem::take(&mut self.resync.proving).min(self.resync.count);
-        if proving == 0 {
+        let mut runs = [Run::EMPTY; MAX_CLEAR];
+        let proved = self.resync.written.take(&mut runs);
+        if proved.is_empty() {
             return;
         }
-        let mut proved = [Run::EMPTY; MAX_CLEAR];
-        let proved = match (
-            proved.get_mut(..proving),
-            self.resync.written.get(..proving),
-        ) {
-            (Some(to), Some(from)) => {
-                to.copy_from_slice(from);
-                &*to
-            }
-            _ => return,
-        };
         for run in proved {
             shared.bitmaps.clear(own, run.range());
         }
-        self.resync.written.copy_within(proving.., 0);
-        self.resync.count -= proving;
         // Best effort: whoever does not hear of it keeps bits that do no harm.
         for to in self.sources(true) {
             let _ = self.send(to, Ask::Clear { runs: proved }, out);

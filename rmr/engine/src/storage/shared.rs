@@ -273,6 +273,17 @@ impl<M: Memory, J> Shared<M, J> {
         self.dedupe.watermark()
     }
 
+    /// No write with a higher number was executed here in this generation, nor is being executed; none if all of them are
+    /// known to be complete.
+    pub(super) fn begun(&self) -> Seq {
+        let newest = Seq(self.recent.newest());
+        if newest > self.watermark() {
+            newest
+        } else {
+            Seq::NONE
+        }
+    }
+
     pub(super) fn stable(&self) -> u64 {
         self.stable.0.load()
     }

@@ -147,6 +147,7 @@ enum Todo {
     /// Another member is asked: for a page of a bitmap, or for data.
     Fetch(u64, MemberId, u64),
     Pull(u64, u64, u32),
+    Begun(u64),
     PullWrite(u64, u64, u32),
 }
 
@@ -168,6 +169,7 @@ impl Out for Queue {
             Action::SendPeer { call, message, .. } => match message.ask {
                 Ask::FetchDirty { of, page } => Todo::Fetch(call, of, page),
                 Ask::Pull { offset, len } => Todo::Pull(call, offset, len),
+                Ask::Begun => Todo::Begun(call),
                 Ask::Clear { .. } => return,
             },
             Action::PullWrite { call, offset, len } => Todo::PullWrite(call, offset, len),
@@ -336,6 +338,11 @@ impl Rig {
                         Some((_, false)) => Err(Status::Medium),
                         _ => Ok(PeerAnswer::Data),
                     },
+                },
+                // Whatever they have begun is complete.
+                Todo::Begun(call) => Event::PeerReply {
+                    call,
+                    result: Ok(PeerAnswer::Begun(Seq::NONE)),
                 },
                 Todo::PullWrite(call, offset, len) => {
                     if let Some((block, _)) = self.block_in(offset, len) {

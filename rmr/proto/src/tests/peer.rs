@@ -44,12 +44,12 @@ fn accepts(bytes: &[u8]) -> bool {
 #[test]
 fn bytes_on_the_wire() {
     let runs = [Run::new(7, 8), Run::new(1 << 40, 1)];
-    let asks = [fetch(), PULL, Ask::Clear { runs: &runs }];
+    let asks = [fetch(), PULL, Ask::Clear { runs: &runs }, Ask::Begun];
     for (kind, ask) in (32u16..).zip(asks) {
         let (of, len, offset) = match ask {
             Ask::FetchDirty { .. } => (4u16, 0u32, 9u64),
             Ask::Pull { .. } => (0, 65536, 1 << 40),
-            Ask::Clear { .. } => (0, 0, 0),
+            Ask::Clear { .. } | Ask::Begun => (0, 0, 0),
         };
         let mut body = Vec::new();
         body.extend(2u16.to_le_bytes());
@@ -83,7 +83,7 @@ fn bytes_on_the_wire() {
 #[test]
 fn damaged() {
     let runs = [Run::new(7, 8), Run::new(1 << 40, 1)];
-    for ask in [fetch(), PULL, Ask::Clear { runs: &runs }] {
+    for ask in [fetch(), PULL, Ask::Clear { runs: &runs }, Ask::Begun] {
         let bytes = encode(&peer(ask));
         refuses_bit_flips(&bytes, accepts);
         refuses_truncation(&bytes[..HEADER_BYTES + 16], HEADER_BYTES, |bytes| {
@@ -96,13 +96,13 @@ fn damaged() {
 #[test]
 fn refused_fields() {
     let runs = [Run::new(7, 8)];
-    let [fetch, pull, clear] =
-        [fetch(), PULL, Ask::Clear { runs: &runs }].map(|ask| encode(&peer(ask)));
+    let [fetch, pull, clear, begun] =
+        [fetch(), PULL, Ask::Clear { runs: &runs }, Ask::Begun].map(|ask| encode(&peer(ask)));
     let with = |bytes: &[u8], at: usize, new: &[u8]| {
         Peer::parse::<Host>(&forged(bytes, HEADER_BYTES, at, new)).unwrap_err()
     };
     const BODY: usize = HEADER_BYTES;
-    for bytes in [&fetch, &pull, &clear] {
+    for bytes in [&fetch, &pull, &clear, &begun] {
         assert_eq!(with(bytes, 10, &[16]), WireError::Kind(16));
         assert_eq!(with(bytes, 24, &[0; 16]), WireError::Missing("pool UUID"));
         assert_eq!(with(bytes, 40, &[0]), WireError::Member(0));
@@ -122,6 +122,7 @@ fn refused_fields() {
     assert_eq!(with(&pull, BODY + 2, &[1]), WireError::Reserved);
     for at in [2, 4, 8] {
         assert_eq!(with(&clear, BODY + at, &[1]), WireError::Reserved);
+        assert_eq!(with(&begun, BODY + at, &[1]), WireError::Reserved);
     }
     let range = |offset, len| WireError::Range { offset, len };
     assert_eq!(with(&pull, BODY + 8, &[1]), range((1 << 40) + 1, 65536));
@@ -188,6 +189,7 @@ fn any_peer() -> impl Strategy<Value = Peer<'static>> {
             len: blocks << 12,
         }),
         runs.prop_map(|runs| Ask::Clear { runs: runs.leak() }),
+        Just(Ask::Begun),
     ];
     let to = (any_uuid(), any_member(), 1u64.., any_generation(), 1u64..);
     (to, any_member(), ask)

@@ -369,3 +369,36 @@ proptest! {
         }
     }
 }
+
+fn begun(seq: u64) -> Vec<u8> {
+    let mut buf = [0x55; REPLY_BYTES];
+    let begun = Begun { seq: Seq(seq) };
+    begun.encode::<Host>(&mut buf).unwrap().to_vec()
+}
+
+#[test]
+fn begun_on_the_wire() {
+    let mut expected = Vec::new();
+    expected.extend(b"rmr-rep\0");
+    expected.extend([1, 0, 35, 0]);
+    expected.extend(32u32.to_le_bytes());
+    expected.extend([0; 8]);
+    expected.extend((5u64 << 40).to_le_bytes());
+    reseal(&mut expected, HEADER);
+    assert_eq!(begun(5 << 40), expected);
+    let seq = Seq(5 << 40);
+    assert_eq!(Begun::parse::<Host>(&expected), Ok(Begun { seq }));
+    let accepts = |bytes: &[u8]| Begun::parse::<Host>(bytes).is_ok();
+    refuses_bit_flips(&expected, accepts);
+    refuses_truncation(&expected, HEADER, accepts);
+    let with = |at: usize, new: &[u8]| Begun::parse::<Host>(&forged(&expected, HEADER, at, new));
+    assert_eq!(with(10, &[32]), Err(WireError::Kind(32)));
+    let busy = Status::Busy.wire();
+    assert_eq!(with(20, &busy.to_le_bytes()), Err(WireError::Status(busy)));
+    let length = WireError::Length {
+        said: 24,
+        right: 32,
+    };
+    let short = forged(&expected[..HEADER], HEADER, 12, &[24]);
+    assert_eq!(Begun::parse::<Host>(&short), Err(length));
+}

@@ -26,6 +26,7 @@ use rmr_engine::storage::PeerAnswer;
 use rmr_engine::storage::Serving;
 use rmr_engine::time::Time;
 use rmr_proto::Ask;
+use rmr_proto::Begun;
 use rmr_proto::Control;
 use rmr_proto::DirtyPage;
 use rmr_proto::Kind;
@@ -84,6 +85,7 @@ pub(super) enum Asked {
     Page(MemberId, u64),
     Data(u64, u32),
     Clear(usize),
+    Begun,
 }
 
 impl fmt::Display for Asked {
@@ -94,6 +96,7 @@ impl fmt::Display for Asked {
                 write!(f, "pull {}+{}", offset / SECTOR, u64::from(len) / SECTOR)
             }
             Asked::Clear(runs) => write!(f, "clear {runs} runs"),
+            Asked::Begun => f.write_str("question what it has begun"),
         }
     }
 }
@@ -119,6 +122,7 @@ impl Out for Outbox {
                     Ask::FetchDirty { of, page } => Asked::Page(of, page),
                     Ask::Pull { offset, len } => Asked::Data(offset, len),
                     Ask::Clear { runs } => Asked::Clear(runs.len()),
+                    Ask::Begun => Asked::Begun,
                 };
                 Act::SendPeer(call, to, message.kind(), bytes, asked)
             }
@@ -241,6 +245,9 @@ impl Node {
                         self.pulled.insert(call, answer.data);
                         Ok(PeerAnswer::Data)
                     }
+                    (Kind::Begun, Ok(answer)) => Begun::parse::<Crc>(&answer.bytes)
+                        .map(|begun| PeerAnswer::Begun(begun.seq))
+                        .map_err(|_| Status::Invalid),
                     (_, Ok(_)) => Ok(PeerAnswer::Done),
                 };
                 if let Ok(PeerAnswer::Page(page)) = &result {

@@ -15,6 +15,7 @@ use rmr_engine::admission;
 use rmr_engine::storage::PeerDo;
 use rmr_engine::storage::Verdict;
 use rmr_proto::Ask;
+use rmr_proto::Begun;
 use rmr_proto::DirtyPage;
 use rmr_proto::Header;
 use rmr_proto::Message;
@@ -102,12 +103,22 @@ impl Node {
             self.answer_call(env, call, Answer::of(Status::NotReady));
             return;
         };
+        let serving = engine.serving.map(|serving| serving.identity);
         let answer = match engine.member.peer(peer, &engine.hot) {
             Ok(PeerDo::Done) => Answer::of(Status::Ok),
             Ok(PeerDo::Page { of, page }) => {
                 let mut buf = Box::new([0; REPLY_BYTES]);
                 let words = engine.hot.page(of, page);
                 let bytes = DirtyPage::encode::<Crc>(of, page, words, &mut buf);
+                Answer {
+                    status: Status::Ok,
+                    bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
+                    data: [].into(),
+                }
+            }
+            Ok(PeerDo::Begun(seq)) => {
+                let mut buf = Box::new([0; REPLY_BYTES]);
+                let bytes = Begun { seq }.encode::<Crc>(&mut buf);
                 Answer {
                     status: Status::Ok,
                     bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
@@ -122,6 +133,9 @@ impl Node {
             Err(status) => Answer::of(status),
         };
         if let Ask::Clear { runs } = peer.ask {
+            if answer.status == Status::Ok {
+                self.check_cleared(env, peer, serving);
+            }
             for chunk in runs.iter().flat_map(rmr_proto::Run::range) {
                 env.observer.touch(chunk);
             }

@@ -10,8 +10,10 @@ use crate::env::Env;
 use crate::store::Image;
 use rmr_checkers::Rule;
 use rmr_checkers::Violation;
+use rmr_engine::admission::Identity;
 use rmr_proto::Config;
 use rmr_proto::MemberId;
+use rmr_proto::Peer;
 use std::collections::BTreeSet;
 
 impl Node {
@@ -142,6 +144,18 @@ impl Node {
                 "acknowledges a write of sector {sector}, which its disk lists as unreadable"
             );
             self.violate(env, Rule::Durability, &what);
+        }
+    }
+
+    /// It takes the word of another member for chunks that are clean: of one under the same configuration (R13).
+    pub(super) fn check_cleared(&self, env: &mut Env, peer: &Peer<'_>, own: Option<Identity>) {
+        let (generation, epoch) = (peer.to.generation, peer.to.epoch);
+        if own.is_none_or(|own| (own.generation, own.epoch) != (generation, epoch)) {
+            let what = format!(
+                "obeys a clear of {}, of generation {} epoch {}",
+                peer.from, generation.number, epoch.0
+            );
+            self.violate(env, Rule::Fencing, &what);
         }
     }
 
