@@ -921,6 +921,148 @@ fn what_is_not_for_a_member() {
     assert!(world.nodes[0].serving.is_none());
 }
 
+/// What a member tells another depends on who asks, and on what it knows itself.
+#[test]
+fn what_other_members_may_ask() {
+    let mut world = World::new(3);
+    (0..10).for_each(|chunk| world.write(chunk));
+    let (rest, nobody) = (world.others(2), MemberSet::EMPTY);
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    world.write(7);
+    world.promise(2);
+    let back = MemberSet::only(id(2));
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    let ask = |world: &mut World, to: usize, from: usize, epoch: u64, ask: Ask<'_>| {
+        let to = &mut world.nodes[to];
+        let header = Header {
+            pool: POOL,
+            member: id(to.of),
+            incarnation: to.member.incarnation(),
+            generation: GENERATION,
+            epoch: Epoch(epoch),
+            watermark: Seq::NONE,
+        };
+        let (to, shared) = (&mut to.member, &to.shared);
+        to.peer(
+            &Peer {
+                to: header,
+                from: id(from),
+                ask,
+            },
+            shared,
+        )
+    };
+    let epoch = world.config.epoch.0;
+    let dirty = |page: u64| Ask::FetchDirty { of: id(2), page };
+    let pull = |chunk: u64| Ask::Pull {
+        offset: chunk * CHUNK,
+        len: 4096,
+    };
+    let (page, of) = (0, id(2));
+    let there = Ok(PeerDo::Page { of, page });
+    assert_eq!(ask(&mut world, 0, 2, epoch, dirty(0)), there);
+    for (from, epoch, page, status) in [
+        (2, epoch, 1, Status::OutOfRange),
+        (2, epoch - 1, 0, Status::StaleEpoch),
+        (2, epoch + 1, 0, Status::InstallFirst),
+        (0, epoch, 0, Status::Invalid),
+        (9, epoch, 0, Status::Invalid),
+    ] {
+        assert_eq!(ask(&mut world, 0, from, epoch, dirty(page)), Err(status));
+    }
+    // It does not know yet what it missed.
+    assert!(world.nodes[2].member.needs_fetch() && !world.nodes[0].member.needs_fetch());
+    let not_ready = Err(Status::NotReady);
+    assert_eq!(ask(&mut world, 2, 0, epoch, dirty(0)), not_ready);
+    assert_eq!(ask(&mut world, 2, 0, epoch, pull(8)), Err(Status::Dirty));
+    world.ping(2);
+    while world.nodes[2].member.needs_fetch() {
+        world.answer(2);
+    }
+    assert_eq!(ask(&mut world, 2, 0, epoch, pull(7)), Err(Status::Dirty));
+    let read = |chunk: u64| {
+        let (offset, len) = (chunk * CHUNK, 4096);
+        Ok(PeerDo::Read { offset, len })
+    };
+    assert_eq!(ask(&mut world, 2, 0, epoch, pull(8)), read(8));
+    assert_eq!(ask(&mut world, 0, 2, epoch, pull(7)), read(7));
+    let behind = ask(&mut world, 0, 2, epoch, pull(CHUNKS));
+    assert_eq!(behind, Err(Status::OutOfRange));
+    // Only who is catching up says what of its copy is right again.
+    let run = |first: u64, end: u64| [Run::new(first, (end - first) as u32)];
+    for (from, first, end, result) in [
+        (1, 7, 8, Err(Status::Invalid)),
+        (2, 7, CHUNKS + 1, Err(Status::OutOfRange)),
+        (2, 8, CHUNKS, Ok(PeerDo::Done)),
+    ] {
+        let runs = &run(first, end);
+        let clear = Ask::Clear { runs };
+        assert_eq!(ask(&mut world, 0, from, epoch, clear), result);
+        assert!(world.nodes[0].shared.dirty(id(2), 7));
+    }
+    let runs = &run(7, 8);
+    let done = ask(&mut world, 0, 2, epoch, Ask::Clear { runs });
+    assert_eq!(done, Ok(PeerDo::Done));
+    assert!(!world.nodes[0].shared.dirty(id(2), 7));
+}
+
+/// What is known of a member that serves nobody, and how it refuses.
+#[test]
+fn a_member_that_does_not_serve() {
+    let mut world = World::new(2);
+    let late = world.nodes[1].member.incarnation();
+    let served = world.nodes[1].member.serving();
+    assert!(served.is_some_and(|serving| serving.in_sync));
+    world.crash(1);
+    let node = &mut world.nodes[1];
+    let query = Control::Query {
+        name: "pool".parse().unwrap(),
+    };
+    assert_eq!(node.control(&query), Status::Ok);
+    assert!(node.reply.as_ref().is_some_and(|reply| reply.2.is_some()));
+    let member = &mut node.member;
+    assert!(member.is_up() && member.serving().is_none() && !member.needs_fetch());
+    assert_eq!(member.pool(), POOL);
+    assert!(member
+        .config()
+        .is_some_and(|config| config.epoch == Epoch(1)));
+    let right = Header {
+        pool: POOL,
+        member: id(1),
+        incarnation: member.incarnation(),
+        generation: GENERATION,
+        epoch: Epoch(1),
+        watermark: Seq::NONE,
+    };
+    let (pool, number, incarnation, epoch) = (Uuid([1; 16]), id(0), late, Epoch(2));
+    let wrong = Header {
+        member: number,
+        ..right
+    };
+    for (header, status) in [
+        (Header { pool, ..right }, Status::WrongUuid),
+        (wrong, Status::WrongMember),
+        (
+            Header {
+                incarnation,
+                ..right
+            },
+            Status::StaleIncarnation,
+        ),
+        (right, Status::StaleEpoch),
+        (Header { epoch, ..right }, Status::InstallFirst),
+    ] {
+        assert_eq!(member.not_serving(&header), Some(status));
+        let ask = Ask::Clear { runs: &[] };
+        let peer = Peer {
+            to: header,
+            from: id(0),
+            ask,
+        };
+        assert_eq!(member.peer(&peer, &node.shared), Err(status));
+    }
+}
+
 /// A flush that fails may take acknowledged data with it, before anybody hears of it: what is read then may be older.
 #[test]
 fn what_is_read_after_a_failed_flush() {
