@@ -23,8 +23,8 @@
 #
 # What was missed must be in tests/mutants.txt, with the reason. Fails if something is not, or if less than 90 % is caught.
 #
-# Options: --match REGEX (only mutants whose name has a match), --again (also what was missed with other tests or sources
-# than these), --jobs N, --quick (no simulator), --no-own (no builds of their own), --list (only what is known).
+# Options: --match REGEX (only mutants whose name has a match), --again [REGEX] (also what was missed with other tests or
+# sources than these), --jobs N, --quick (no simulator), --no-own (no builds of their own), --list (only what is known).
 
 import argparse
 import collections
@@ -608,7 +608,8 @@ class Results:
         if one["outcome"] == "missed":
             if one["quick"] and not quick:
                 return None
-            if self.again and self.tree not in ([one["tree"], one.get("quick_tree")] if quick else [one["tree"]]):
+            again = self.again is not None and re.search(self.again, mutant.name)
+            if again and self.tree not in ([one["tree"], one.get("quick_tree")] if quick else [one["tree"]]):
                 return None
         return one
 
@@ -656,6 +657,7 @@ class Progress:
 
 def try_switched(mutants, schemata, tests, results, options):
     """Those that can be switched at run time: all with the tests of the crates, then what is left with the simulator."""
+    explained = reasons()
     for rounds, quick in ((tests.rounds[:2], True), (tests.rounds[2:], False))[: 1 if options.quick else 2]:
         progress = Progress(len(mutants))
 
@@ -677,9 +679,10 @@ def try_switched(mutants, schemata, tests, results, options):
                 progress.add(outcome)
                 if outcome == "missed":
                     missed.append(mutant)
-                    if not quick:
+                    if not quick and mutant.stable not in explained:
                         say(f"missed: {mutant.name}")
-        mutants = missed
+        # What is known to be missed comes last.
+        mutants = sorted(missed, key=lambda mutant: mutant.stable in explained)
 
 
 def try_alone(mutants, results, options):
@@ -787,7 +790,7 @@ def report(mutants, results, options):
 def main():
     parser = argparse.ArgumentParser(description="Which changes of rmr-proto and rmr-engine does no test notice?")
     parser.add_argument("--match", metavar="REGEX", help="only mutants whose name has a match")
-    parser.add_argument("--again", action="store_true", help="also what was missed with other tests or sources than these")
+    parser.add_argument("--again", metavar="REGEX", nargs="?", const="", help="also what was missed with other tests or sources than these")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="tests at the same time")
     parser.add_argument("--quick", action="store_true", help="without the simulator")
     parser.add_argument("--no-own", action="store_true", help="nothing that needs a build of its own")
