@@ -113,16 +113,32 @@ impl Member {
                 if generation.number < self.report.promised.number {
                     return (Kind::Promise, Status::StaleGeneration);
                 }
+                if to.pool != self.report.pool {
+                    return (Kind::Promise, Status::WrongUuid);
+                }
                 self.report.promised = *generation;
                 (Kind::Promise, Status::Ok)
             }
-            Control::Install { to, config, .. } => {
+            Control::Install {
+                to,
+                config,
+                assign,
+                joins,
+                ..
+            } => {
                 if to.incarnation != self.report.incarnation {
                     return (Kind::Install, Status::StaleIncarnation);
                 }
                 if config.generation != self.report.promised {
                     return (Kind::Install, Status::StaleGeneration);
                 }
+                let own = self.report.member;
+                let stays = |old: &Config| old.in_sync.intersection(config.in_sync).contains(own);
+                let same_client = |old: &&Config| old.generation == config.generation;
+                let old = self.report.installed.as_ref().filter(same_client);
+                assert!(!joins || config.receivers().contains(own));
+                assert!(!joins || !old.is_some_and(stays), "its copies are in use");
+                assert_eq!(*assign, self.report.pool.is_nil());
                 let old = self.report.installed.replace(config.clone());
                 if let Some(old) = old.filter(|old| old.history == config.history) {
                     assert!(old.epoch < config.epoch, "numbers are never used again");
@@ -466,7 +482,10 @@ fn first_start() {
     let config = world.config().clone();
     assert_eq!(config.in_sync, set(&[1, 2, 3]));
     assert_eq!(config.generation.number, 1);
-    assert_eq!(world.member(2).report.installed, Some(config));
+    let report = world.member(2).report.clone();
+    assert_eq!(report.installed, Some(config));
+    assert_eq!(world.coordinator.geometry(), Some(report.geometry));
+    assert_eq!(world.coordinator.limits(), Some(report.limits));
     let ticket = world.write(0, 0);
     assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
     assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Pending);
@@ -618,10 +637,8 @@ fn restarted_with_unflushed_data() {
     world.restart(1);
     world.run(3 * SECOND);
     assert_eq!(world.coordinator.state(), State::Lost);
-    assert!(matches!(
-        world.data.write(1, Op::Write, 0, 512),
-        Start::Fail(_)
-    ));
+    let write = world.data.write(1, Op::Write, 0, 512);
+    assert_eq!(write, Start::Fail(Status::Io));
 }
 
 #[test]
@@ -1088,6 +1105,8 @@ fn forced_elsewhere(behind: u64) -> World {
 fn who_was_forced_away_stops() {
     let world = forced_elsewhere(0);
     assert_eq!(world.coordinator.state(), State::Fenced);
+    let write = world.data.write(1, Op::Write, 0, 512);
+    assert_eq!(write, Start::Fail(Status::Fenced));
 }
 
 #[test]
