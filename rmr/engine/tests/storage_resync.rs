@@ -133,11 +133,14 @@ impl Out for Queue<'_> {
             Action::Drain => Todo::Event(Own::Drained),
             Action::Flush => Todo::Event(Own::Flushed),
             Action::PullWrite { call, offset, .. } => Todo::Event(Own::Written(call, offset)),
-            Action::Reply { reply, .. } => Todo::Reply(
-                reply.status,
-                reply.suspects.runs.to_vec(),
-                reply.report.as_ref().map(|report| report.progress),
-            ),
+            Action::Reply { reply, .. } => {
+                assert!(!reply.suspects.all, "every disk here is whole");
+                Todo::Reply(
+                    reply.status,
+                    reply.suspects.runs.to_vec(),
+                    reply.report.as_ref().map(|report| report.progress),
+                )
+            }
             Action::SendPeer { call, to, message } => {
                 let wanted = match message.ask {
                     Ask::FetchDirty { of, page } => Wanted::Dirty(of, page),
@@ -1004,6 +1007,40 @@ fn what_other_members_may_ask() {
     let done = ask(&mut world, 0, 2, epoch, Ask::Clear { runs });
     assert_eq!(done, Ok(PeerDo::Done));
     assert!(!world.nodes[0].shared.dirty(id(2), 7));
+}
+
+/// R14: the writes above the watermark; after a crash all that is in the log.
+#[test]
+fn what_a_promise_reports() {
+    let mut world = World::new(2);
+    world.write(3);
+    world.write(70);
+    let reported = |world: &World| world.nodes[1].reply.as_ref().unwrap().1.clone();
+    let suspect = |world: &World| -> Vec<u64> {
+        let node = &world.nodes[1];
+        (0..CHUNKS)
+            .filter(|chunk| node.member.suspect(&node.shared, *chunk))
+            .collect()
+    };
+    let query = Control::Query {
+        name: "pool".parse().unwrap(),
+    };
+    assert_eq!(world.nodes[1].control(&query), Status::Ok);
+    assert_eq!(reported(&world), []);
+    world.promise(1);
+    assert_eq!(reported(&world), [Run::new(70, 1)]);
+    assert_eq!(suspect(&world), [70]);
+    world.crash(1);
+    world.promise(1);
+    assert_eq!(reported(&world), [Run::new(0, 64), Run::new(64, 64)]);
+    assert_eq!(suspect(&world), (0..128).collect::<Vec<_>>());
+    // Who carried them elsewhere installs it.
+    let (rest, back) = (world.others(1), MemberSet::only(id(1)));
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    world.ping(1);
+    assert_eq!(reported(&world), []);
+    world.promise(1);
+    assert_eq!(reported(&world), []);
 }
 
 /// What is known of a member that serves nobody, and how it refuses.
