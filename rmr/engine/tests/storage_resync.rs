@@ -36,8 +36,10 @@ use rmr_proto::Incarnation;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::LogPage;
+use rmr_proto::Mark;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
+use rmr_proto::Merge;
 use rmr_proto::Op;
 use rmr_proto::Peer;
 use rmr_proto::Progress;
@@ -94,6 +96,7 @@ enum Todo {
     Serve(Option<Serving>),
     Send(u64, usize, Header, Wanted),
     Close(usize),
+    Failed(Status),
     Reply(Status, Vec<Run>, Option<Progress>),
 }
 
@@ -150,7 +153,7 @@ impl Out for Queue<'_> {
                 Todo::Send(call, to.index(), message.to, wanted)
             }
             Action::ClosePeer(to) => Todo::Close(to.index()),
-            Action::Failed(status) => panic!("failed: {status}"),
+            Action::Failed(status) => Todo::Failed(status),
             Action::Retry | Action::LogFull | Action::Timer(_) => return,
         });
     }
@@ -182,6 +185,9 @@ struct Node {
     pulled: BTreeMap<u64, u64>,
     reply: Option<(Status, Vec<Run>, Option<Progress>)>,
     flushes: usize,
+    /// What comes of writes of its metadata.
+    metadata: Status,
+    failed: Option<Status>,
     now: Time,
 }
 
@@ -236,6 +242,8 @@ impl Node {
             pulled: BTreeMap::new(),
             reply: None,
             flushes: 0,
+            metadata: Status::Ok,
+            failed: None,
             now: Time(0),
         };
         node.event(Event::Started);
@@ -251,7 +259,7 @@ impl Node {
         self.member.event(self.now, event, &self.shared, &mut queue);
         while let Some(todo) = queue.todo.pop_front() {
             let event = match todo {
-                Todo::Event(Own::Meta) => Event::MetaDone(Ok(())),
+                Todo::Event(Own::Meta) => Event::MetaDone(self.metadata.result()),
                 Todo::Event(Own::Drained) => Event::Drained,
                 Todo::Event(Own::Flushed) => {
                     self.flushes += 1;
@@ -280,6 +288,11 @@ impl Node {
                         call: self.hung.remove(at).0,
                         result: Err(Status::Disconnected),
                     }
+                }
+                Todo::Failed(status) => {
+                    assert_eq!(self.metadata, status);
+                    self.failed = Some(status);
+                    continue;
                 }
                 Todo::Reply(status, suspects, progress) => {
                     self.reply = Some((status, suspects, progress));
@@ -1041,6 +1054,41 @@ fn what_a_promise_reports() {
     assert_eq!(reported(&world), []);
     world.promise(1);
     assert_eq!(reported(&world), []);
+}
+
+/// What a member cannot write down it has not promised; it answers all with an error until it is started again.
+#[test]
+fn metadata_that_cannot_be_written() {
+    let mut world = World::new(2);
+    let target = world.nodes[1].target();
+    let node = &mut world.nodes[1];
+    node.metadata = Status::Medium;
+    let promise = Control::Promise {
+        to: target,
+        generation: Generation {
+            number: 2,
+            nonce: 2,
+        },
+        takeover: true,
+    };
+    assert!(node.member.is_up());
+    assert_eq!(node.control(&promise), Status::Io);
+    assert_eq!(node.failed.take(), Some(Status::Medium));
+    assert!(!node.member.is_up() && node.serving.is_none() && node.member.serving().is_none());
+    assert_eq!(node.control(&promise), Status::Io);
+    node.reply = None;
+    let marks = [Mark::new(Run::new(1, 1), MemberSet::only(id(0)))];
+    let message = Merge {
+        to: target,
+        generation: GENERATION,
+        marks: &marks,
+    };
+    node.event(Event::Merge {
+        call: 1,
+        message: &message,
+    });
+    assert_eq!(node.reply.as_ref().unwrap().0, Status::Io);
+    assert_eq!(node.failed, None);
 }
 
 /// What is known of a member that serves nobody, and how it refuses.
