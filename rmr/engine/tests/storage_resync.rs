@@ -1091,6 +1091,61 @@ fn metadata_that_cannot_be_written() {
     assert_eq!(node.failed, None);
 }
 
+/// Marks count under any epoch, a watermark only under the one that is installed.
+#[test]
+fn marks_and_watermarks() {
+    let mut world = World::new(2);
+    world.write(3);
+    let node = &mut world.nodes[1];
+    let right = node.target();
+    let other = Generation {
+        nonce: 2,
+        ..GENERATION
+    };
+    let later = right.incarnation.after(1).unwrap();
+    let stale = Target {
+        incarnation: later,
+        ..right
+    };
+    let run = |first: u64, end: u64| Run::new(first, (end - first) as u32);
+    let cases = [
+        (stale, GENERATION, run(5, 6), Status::StaleIncarnation),
+        (right, other, run(5, 6), Status::StaleGeneration),
+        (right, GENERATION, run(5, CHUNKS + 1), Status::OutOfRange),
+        (right, GENERATION, run(5, CHUNKS), Status::Ok),
+    ];
+    for (to, generation, run, status) in cases {
+        assert!(!node.shared.dirty(id(0), 5));
+        let marks = &[Mark::new(run, MemberSet::only(id(0)))];
+        let message = &Merge {
+            to,
+            generation,
+            marks,
+        };
+        node.event(Event::Merge { call: 1, message });
+        assert_eq!(node.reply.take().unwrap().0, status);
+    }
+    assert!(node.shared.dirty(id(0), 5) && !node.shared.dirty(id(0), 4));
+    let suspect = |node: &Node| node.member.suspect(&node.shared, 3);
+    for (to, generation, epoch, status) in [
+        (stale, GENERATION, 1, Status::StaleIncarnation),
+        (right, other, 1, Status::StaleGeneration),
+        (right, GENERATION, 0, Status::StaleEpoch),
+        (right, GENERATION, 2, Status::InstallFirst),
+        (right, GENERATION, 1, Status::Ok),
+    ] {
+        assert!(suspect(node));
+        let ping = Control::Ping {
+            to,
+            generation,
+            epoch: Epoch(epoch),
+            watermark: Seq(1),
+        };
+        assert_eq!(node.control(&ping), status);
+    }
+    assert!(!suspect(node));
+}
+
 /// What is known of a member that serves nobody, and how it refuses.
 #[test]
 fn a_member_that_does_not_serve() {
