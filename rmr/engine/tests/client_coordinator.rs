@@ -679,7 +679,8 @@ fn last_member_in_sync_fails_a_write() {
     let mut world = World::attach(2, Quorum::Off);
     world.cut(2);
     world.run(2 * SECOND);
-    let ticket = world.write(0, 5 << 16);
+    // Up to the end of a chunk, and no further.
+    let ticket = world.write(0, (6 << 16) - 4096);
     assert_eq!(world.ack(ticket, 1, Status::Medium), Ack::Exception);
     assert_eq!(world.shell.completed, [(ticket, Status::Medium)]);
     assert_eq!(world.config().in_sync, set(&[1]));
