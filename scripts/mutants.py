@@ -18,13 +18,13 @@
 # * What cannot be switched at run time (constants; results `impl Trait`) has a build of its own, and so has what was
 #   missed in a `const fn`, as its constant uses are never switched.
 #
-# Results are kept in $RMR_CACHE/mutants and are good as long as the function does not change; what was missed is tried
-# again after any change. So the work may be interrupted at any time, and goes on where it was.
+# Results are kept in $RMR_CACHE/mutants and are good as long as the function does not change. So the work may be interrupted
+# at any time, and goes on where it was. New tests notice what others missed: --again tries that again.
 #
 # What was missed must be in tests/mutants.txt, with the reason. Fails if something is not, or if less than 90 % is caught.
 #
-# Options: --match REGEX (only mutants whose name has a match), --jobs N, --quick (no simulator), --no-own (no
-# builds of their own), --list (only what is known).
+# Options: --match REGEX (only mutants whose name has a match), --again [REGEX] (also what was missed with other tests or
+# sources than these), --jobs N, --quick (no simulator), --no-own (no builds of their own), --list (only what is known).
 
 import argparse
 import collections
@@ -588,9 +588,10 @@ class Tests:
 class Results:
     """What is known, by mutant."""
 
-    def __init__(self, tree):
+    def __init__(self, tree, again):
         self.path = os.path.join(STATE, "results.jsonl")
         self.tree = tree
+        self.again = again
         self.known = {}
         self.lock = threading.Lock()
         if os.path.exists(self.path):
@@ -600,15 +601,24 @@ class Results:
                     self.known[one["key"]] = one
 
     def of(self, mutant, quick=False):
+        """What is known of a mutant. `quick`: it is enough that the tests of the crates missed it."""
         one = self.known.get(mutant.key)
         if not one:
             return None
-        if one["outcome"] == "missed" and (one["tree"] != self.tree or one["quick"] and not quick):
-            return None
+        if one["outcome"] == "missed":
+            if one["quick"] and not quick:
+                return None
+            again = self.again is not None and re.search(self.again, mutant.name)
+            if again and self.tree not in ([one["tree"], one.get("quick_tree")] if quick else [one["tree"]]):
+                return None
         return one
 
     def add(self, mutant, outcome, by="", own=False, quick=False):
         one = {"key": mutant.key, "name": mutant.name, "outcome": outcome, "by": by, "own": own, "quick": quick, "tree": self.tree}
+        before = self.known.get(mutant.key)
+        if quick and outcome == "missed" and before and before["outcome"] == "missed" and not before["quick"]:
+            # The simulator had missed it, too: that stays known.
+            one = {**before, "name": mutant.name, "own": own, "quick_tree": self.tree}
         with self.lock:
             self.known[mutant.key] = one
             with open(self.path, "a", encoding="utf-8") as file:
@@ -647,6 +657,7 @@ class Progress:
 
 def try_switched(mutants, schemata, tests, results, options):
     """Those that can be switched at run time: all with the tests of the crates, then what is left with the simulator."""
+    explained = reasons()
     for rounds, quick in ((tests.rounds[:2], True), (tests.rounds[2:], False))[: 1 if options.quick else 2]:
         progress = Progress(len(mutants))
 
@@ -668,21 +679,23 @@ def try_switched(mutants, schemata, tests, results, options):
                 progress.add(outcome)
                 if outcome == "missed":
                     missed.append(mutant)
-                    if not quick:
+                    if not quick and mutant.stable not in explained:
                         say(f"missed: {mutant.name}")
-        mutants = missed
+        # What is known to be missed comes last.
+        mutants = sorted(missed, key=lambda mutant: mutant.stable in explained)
 
 
 def try_alone(mutants, results, options):
     """Those that need a build of their own."""
     tree = Tree("own", False, ())
     progress = Progress(len(mutants))
-    last = BUILD[:-2] if options.quick else BUILD
+    # The simulator is the slowest to build: for what the crates have missed.
+    steps = [BUILD[:-2]] if options.quick else [BUILD[:-2], BUILD]
     measured = {}
 
     def try_one(mutant):
         seen = set()
-        for step in ([("test", "--no-run", "--package", mutant.package, "--lib")] if mutant else []) + [last]:
+        for step in ([("test", "--no-run", "--package", mutant.package, "--lib")] if mutant else []) + steps:
             programs = tree.programs(*step)
             if programs is None:
                 return "unviable", ""
@@ -736,19 +749,27 @@ def report(mutants, results, options):
     counts = collections.defaultdict(collections.Counter)
     missed = []
     for mutant in mutants:
-        one = results.of(mutant, options.quick)
-        outcome = one["outcome"] if one else "open"
+        # What was missed stays known here, with any tests.
+        one = results.known.get(mutant.key)
+        outcome = one["outcome"] if one else "untried"
+        if outcome == "missed" and one["quick"] and not options.quick:
+            outcome = "half"
         if outcome == "missed":
             missed.append(mutant)
         for part in (mutant.package, "all"):
             counts[part][outcome] += 1
-    names = ["unviable", "caught", "timeout", "missed", "open"]
-    print(f"{'':<12}{'total':>8}" + "".join(f"{name:>10}" for name in names) + f"{'noticed':>12}")
+    names = ["unviable", "caught", "timeout", "missed", "half", "untried"]
+    print(f"{'':<12}{'total':>8}" + "".join(f"{name:>10}" for name in names) + f"{'noticed of tried':>20}")
     for part in [*PACKAGES, "all"]:
         of_part = counts[part]
         noticed = of_part["caught"] + of_part["timeout"]
-        share = 100 * noticed / max(1, noticed + of_part["missed"])
-        print(f"{part:<12}{sum(of_part.values()):>8}" + "".join(f"{of_part[name]:>10}" for name in names) + f"{share:>10.1f} %")
+        # What is half tried may still be noticed.
+        share = 100 * noticed / max(1, noticed + of_part["missed"] + of_part["half"])
+        print(f"{part:<12}{sum(of_part.values()):>8}" + "".join(f"{of_part[name]:>10}" for name in names) + f"{share:>18.1f} %")
+    left = counts["all"]["half"] + counts["all"]["untried"]
+    if left:
+        print(f"{left} are open: {counts['all']['half']} half tried (missed by the tests of the crates, the simulator is still to come), "
+              f"{counts['all']['untried']} untried")
     known = reasons()
     unknown = [mutant for mutant in missed if mutant.stable not in known]
     by_reason = collections.Counter(known[mutant.stable] for mutant in missed if mutant.stable in known)
@@ -759,16 +780,17 @@ def report(mutants, results, options):
         for mutant in unknown:
             print(f"{mutant.stable}\n    {mutant.name}")
     wanted = {mutant.stable for mutant in missed}
-    stale = [] if options.match or counts["all"]["open"] else [line for line in known if line not in wanted]
+    stale = [] if options.match or left else [line for line in known if line not in wanted]
     if stale:
         print("\nin tests/mutants.txt, but noticed, or no longer there:")
         print("\n".join(stale))
-    return not unknown and not stale and share >= ENOUGH
+    return not unknown and not stale and not left and share >= ENOUGH
 
 
 def main():
     parser = argparse.ArgumentParser(description="Which changes of rmr-proto and rmr-engine does no test notice?")
     parser.add_argument("--match", metavar="REGEX", help="only mutants whose name has a match")
+    parser.add_argument("--again", metavar="REGEX", nargs="?", const="", help="also what was missed with other tests or sources than these")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="tests at the same time")
     parser.add_argument("--quick", action="store_true", help="without the simulator")
     parser.add_argument("--no-own", action="store_true", help="nothing that needs a build of its own")
@@ -778,7 +800,7 @@ def main():
     mutants = all_mutants()
     if options.match:
         mutants = [mutant for mutant in mutants if re.search(options.match, mutant.name)]
-    results = Results(tree_digest())
+    results = Results(tree_digest(), options.again)
     if options.list:
         return report(mutants, results, options)
     with open(os.path.join(STATE, "lock"), "w", encoding="ascii") as lock:

@@ -26,6 +26,7 @@ use rmr_engine::time::MILLISECOND;
 use rmr_engine::time::SECOND;
 use rmr_proto::Config;
 use rmr_proto::Control;
+use rmr_proto::Epoch;
 use rmr_proto::Features;
 use rmr_proto::Fork;
 use rmr_proto::Generation;
@@ -112,16 +113,32 @@ impl Member {
                 if generation.number < self.report.promised.number {
                     return (Kind::Promise, Status::StaleGeneration);
                 }
+                if to.pool != self.report.pool {
+                    return (Kind::Promise, Status::WrongUuid);
+                }
                 self.report.promised = *generation;
                 (Kind::Promise, Status::Ok)
             }
-            Control::Install { to, config, .. } => {
+            Control::Install {
+                to,
+                config,
+                assign,
+                joins,
+                ..
+            } => {
                 if to.incarnation != self.report.incarnation {
                     return (Kind::Install, Status::StaleIncarnation);
                 }
                 if config.generation != self.report.promised {
                     return (Kind::Install, Status::StaleGeneration);
                 }
+                let own = self.report.member;
+                let stays = |old: &Config| old.in_sync.intersection(config.in_sync).contains(own);
+                let same_client = |old: &&Config| old.generation == config.generation;
+                let old = self.report.installed.as_ref().filter(same_client);
+                assert!(!joins || config.receivers().contains(own));
+                assert!(!joins || !old.is_some_and(stays), "its copies are in use");
+                assert_eq!(*assign, self.report.pool.is_nil());
                 let old = self.report.installed.replace(config.clone());
                 if let Some(old) = old.filter(|old| old.history == config.history) {
                     assert!(old.epoch < config.epoch, "numbers are never used again");
@@ -429,6 +446,27 @@ impl World {
         acked.ack
     }
 
+    /// A copy comes back without an answer.
+    fn lost(&mut self, ticket: Ticket, number: u32) {
+        let member = id(number);
+        self.shell.out.retain(|copy| *copy != (ticket, member));
+        self.event(Event::IoFailed {
+            ticket,
+            member,
+            cause: Cause::Transport,
+        });
+    }
+
+    fn read(&mut self, tag: u32, number: u32) -> Ticket {
+        match self.data.read(tag, 0, 4096, |_| Some(id(number))) {
+            Start::Send(sending) => {
+                self.shell.send(sending);
+                sending.ticket
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn config(&self) -> &Config {
         self.coordinator.config().unwrap()
     }
@@ -444,7 +482,10 @@ fn first_start() {
     let config = world.config().clone();
     assert_eq!(config.in_sync, set(&[1, 2, 3]));
     assert_eq!(config.generation.number, 1);
-    assert_eq!(world.member(2).report.installed, Some(config));
+    let report = world.member(2).report.clone();
+    assert_eq!(report.installed, Some(config));
+    assert_eq!(world.coordinator.geometry(), Some(report.geometry));
+    assert_eq!(world.coordinator.limits(), Some(report.limits));
     let ticket = world.write(0, 0);
     assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
     assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Pending);
@@ -596,10 +637,8 @@ fn restarted_with_unflushed_data() {
     world.restart(1);
     world.run(3 * SECOND);
     assert_eq!(world.coordinator.state(), State::Lost);
-    assert!(matches!(
-        world.data.write(1, Op::Write, 0, 512),
-        Start::Fail(_)
-    ));
+    let write = world.data.write(1, Op::Write, 0, 512);
+    assert_eq!(write, Start::Fail(Status::Io));
 }
 
 #[test]
@@ -640,7 +679,8 @@ fn last_member_in_sync_fails_a_write() {
     let mut world = World::attach(2, Quorum::Off);
     world.cut(2);
     world.run(2 * SECOND);
-    let ticket = world.write(0, 5 << 16);
+    // Up to the end of a chunk, and no further.
+    let ticket = world.write(0, (6 << 16) - 4096);
     assert_eq!(world.ack(ticket, 1, Status::Medium), Ack::Exception);
     assert_eq!(world.shell.completed, [(ticket, Status::Medium)]);
     assert_eq!(world.config().in_sync, set(&[1]));
@@ -652,13 +692,10 @@ fn last_member_in_sync_fails_a_write() {
 #[test]
 fn bad_block_is_repaired() {
     let mut world = World::attach(2, Quorum::Off);
-    let Start::Send(read) = world.data.read(0, 0, 4096, |_| Some(id(2))) else {
-        panic!("not sent");
-    };
-    world.shell.send(read);
-    assert_eq!(world.ack(read.ticket, 2, Status::Medium), Ack::Exception);
-    assert_eq!(world.shell.out, [(read.ticket, id(1))]);
-    let Ack::Repair(write) = world.ack(read.ticket, 1, Status::Ok) else {
+    let read = world.read(0, 2);
+    assert_eq!(world.ack(read, 2, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, [(read, id(1))]);
+    let Ack::Repair(write) = world.ack(read, 1, Status::Ok) else {
         panic!("not repaired");
     };
     assert_eq!((write.op, write.targets), (Op::Write, set(&[1, 2])));
@@ -668,6 +705,76 @@ fn bad_block_is_repaired() {
         world.ack(write.ticket, 2, Status::Ok),
         Ack::Complete(Status::Ok)
     );
+}
+
+/// What a member did not execute is sent again, at once or after a pause, and costs it nothing.
+#[test]
+fn what_is_sent_again() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.run(100 * MILLISECOND);
+    let read = world.read(1, 2);
+    let write = world.write(0, 0);
+    let both = [(read, id(2)), (write, id(1)), (write, id(2))];
+    assert_eq!(world.shell.out, both);
+    let sorted = |world: &World| {
+        let mut out = world.shell.out.clone();
+        out.sort_by_key(|(ticket, to)| (*ticket != read, to.get()));
+        out
+    };
+    assert_eq!(world.ack(write, 1, Status::StaleEpoch), Ack::Exception);
+    assert_eq!(sorted(&world), both);
+    let later = [
+        Status::Busy,
+        Status::NoMemory,
+        Status::OutOfWindow,
+        Status::LogFull,
+        Status::TimedOut,
+        Status::Disconnected,
+    ];
+    for status in later {
+        assert_eq!(world.ack(write, 1, status), Ack::Exception);
+        let pause = if status == Status::Disconnected {
+            10
+        } else {
+            2
+        };
+        world.run(pause * MILLISECOND);
+        assert_eq!(world.shell.out.len(), 2, "{status}");
+        world.run(1);
+        assert_eq!(sorted(&world), both, "{status}");
+    }
+    world.lost(write, 1);
+    world.run(11 * MILLISECOND);
+    assert_eq!(sorted(&world), both);
+    assert_eq!(world.config().epoch, Epoch(1));
+    // What is no refusal of a message costs it its place.
+    assert_eq!(world.ack(write, 1, Status::WrongUuid), Ack::Exception);
+    world.run(10 * MILLISECOND);
+    assert_eq!(world.config().in_sync, set(&[2]));
+}
+
+#[test]
+fn who_is_asked_when_a_read_fails() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.run(100 * MILLISECOND);
+    let read = world.read(0, 2);
+    world.lost(read, 2);
+    assert_eq!(world.shell.out, [(read, id(1))]);
+    assert_eq!(world.ack(read, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, [(read, id(3))]);
+    // The second may still have it: all over again, after a pause.
+    world.lost(read, 3);
+    assert_eq!(world.shell.out, []);
+    world.run(10 * MILLISECOND);
+    assert_eq!(world.shell.out, []);
+    world.run(1);
+    assert_eq!(world.shell.out, [(read, id(3))]);
+    for number in [3, 1, 2] {
+        assert_eq!(world.shell.out, [(read, id(number))]);
+        assert_eq!(world.ack(read, number, Status::Medium), Ack::Exception);
+    }
+    assert_eq!(world.shell.completed, [(read, Status::Medium)]);
+    assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
 }
 
 #[test]
@@ -1019,6 +1126,8 @@ fn forced_elsewhere(behind: u64) -> World {
 fn who_was_forced_away_stops() {
     let world = forced_elsewhere(0);
     assert_eq!(world.coordinator.state(), State::Fenced);
+    let write = world.data.write(1, Op::Write, 0, 512);
+    assert_eq!(write, Start::Fail(Status::Fenced));
 }
 
 #[test]

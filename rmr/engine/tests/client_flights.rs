@@ -115,7 +115,7 @@ fn write() {
     assert_eq!(failed.ack, Ack::Exception);
     let last = data.ack(write.ticket, id(2), Status::Ok);
     assert_eq!(last.ack, Ack::Complete(Status::Ok));
-    assert_eq!(last.hint, Some(Hint::Idle));
+    assert_eq!((last.hint, last.room), (Some(Hint::Idle), false));
     assert_eq!(data.watermark(), Seq(1));
     // A copy for a member that was dropped may be sent only now: no message is below its own watermark.
     assert_eq!(data.header(&write, id(3)).watermark, Seq(0));
@@ -148,10 +148,11 @@ fn read() {
 
 #[test]
 fn frozen() {
-    let data = hot(4);
+    let data = hot(5);
     let first = sent(data.write(0, Op::Write, 0, 512));
     let second = sent(data.write(1, Op::Write, 4096, 512));
     let flush = sent(data.write(2, Op::Flush, 0, 0));
+    let zeroes = sent(data.write(4, Op::WriteZeroes, 8192, 512));
     for number in [1, 2] {
         assert_eq!(ack(&data, &first, number), Ack::Pending);
         assert_eq!(ack(&data, &flush, number), Ack::Pending);
@@ -162,14 +163,16 @@ fn frozen() {
     // The last one of the first write comes too late to complete it, and is not lost.
     assert_eq!(ack(&data, &first, 3), Ack::Pending);
     assert_eq!(data.watermark(), Seq(0));
-    assert_eq!(data.views().count(), 3);
-    // Without 3 the flush is complete, and the second write goes on.
+    let ops = [Op::Write, Op::Write, Op::Flush, Op::WriteZeroes];
+    assert!(data.views().map(|view| view.op).eq(ops));
+    // Without 3 the flush is complete, and the other writes go on.
     let opened = open(&data, &config(2, &[1, 2], &[]), 1024);
     assert_eq!(opened, (vec![(0, Status::Ok), (2, Status::Ok)], vec![]));
     assert_eq!(data.watermark(), Seq(1));
     assert_eq!(ack(&data, &second, 3), Ack::Ignored);
     assert_eq!(ack(&data, &second, 1), Ack::Pending);
     assert_eq!(ack(&data, &second, 2), Ack::Complete(Status::Ok));
+    assert_eq!(ack(&data, &zeroes, 1), Ack::Pending);
     assert_eq!(sent(data.write(3, Op::Write, 0, 512)).epoch, Epoch(2));
     // No use of a tag is taken for another, whatever was shut and opened between.
     assert_ne!(sent(data.write(0, Op::Write, 0, 512)).ticket, first.ticket);
@@ -195,7 +198,8 @@ fn extents_are_held_until_the_watermark_passes() {
     let second = sent(data.write(1, Op::Write, EXTENT, 512));
     assert_eq!(data.write(2, Op::Write, 2 * EXTENT, 512), Start::Parked);
     // Complete, but above the watermark: the member cannot forget its extent.
-    assert_eq!(ack(&data, &second, 1), Ack::Complete(Status::Ok));
+    let above = data.ack(second.ticket, id(1), Status::Ok);
+    assert_eq!((above.ack, above.room), (Ack::Complete(Status::Ok), false));
     assert_eq!(data.write(2, Op::Write, 2 * EXTENT, 512), Start::Parked);
     let hot_extent = sent(data.write(3, Op::Write, 4096, 512));
     let last = data.ack(oldest.ticket, id(1), Status::Ok);
@@ -203,6 +207,31 @@ fn extents_are_held_until_the_watermark_passes() {
     assert_eq!(ack(&data, &hot_extent, 1), Ack::Complete(Status::Ok));
     let third = sent(data.write(2, Op::Write, 2 * EXTENT, 512));
     assert_eq!(third.seq, Seq(4));
+}
+
+/// More extents than the budget, one after the other, for longer than the window.
+#[test]
+fn extents_come_back() {
+    let data = hot(2);
+    open(&data, &config(2, &[1], &[]), 4);
+    for round in 0..WINDOW as u64 {
+        for tag in [0, 1] {
+            let offset = (2 * round + u64::from(tag)) * EXTENT;
+            let write = sent(data.write(tag, Op::Write, offset, 512));
+            assert_eq!(ack(&data, &write, 1), Ack::Complete(Status::Ok));
+        }
+    }
+}
+
+#[test]
+fn idle_is_told_once() {
+    let data = hot(2);
+    open(&data, &config(2, &[1], &[]), 1024);
+    let hint = |sending: Sending| data.ack(sending.ticket, id(1), Status::Ok).hint;
+    let [first, second] = [0, 1].map(|tag| sent(data.write(tag, Op::Write, 0, 512)));
+    assert_eq!(hint(first), None);
+    assert_eq!(hint(second), Some(Hint::Idle));
+    assert_eq!(hint(sent(data.write(0, Op::Write, 0, 512))), None);
 }
 
 #[test]

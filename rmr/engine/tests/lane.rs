@@ -339,6 +339,16 @@ fn full_in_each_way() {
     assert!(fill.is_full(&with(2, 4 * GAP, 4)));
     assert!(fill.is_full(&with(3, 3 * GAP, 4)));
     assert!(fill.is_full(&with(3, 4 * GAP, 3)));
+    for (caps, data, fits) in [
+        (with(3, 5 * GAP, 5), 2, Fit::Added),
+        (with(3, 4 * GAP, 5), 2, Fit::Next),
+        (with(3, 5 * GAP, 4), 1, Fit::Next),
+        (with(2, 5 * GAP, 5), 1, Fit::Next),
+    ] {
+        let data = data * GAP;
+        let part = Part { data, ..pages(2) };
+        assert_eq!(fill.clone().add(&caps, &part), fits);
+    }
 }
 
 /// What is left behind a message makes the next one, whole.

@@ -36,8 +36,10 @@ use rmr_proto::Incarnation;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::LogPage;
+use rmr_proto::Mark;
 use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
+use rmr_proto::Merge;
 use rmr_proto::Op;
 use rmr_proto::Peer;
 use rmr_proto::Progress;
@@ -94,6 +96,7 @@ enum Todo {
     Serve(Option<Serving>),
     Send(u64, usize, Header, Wanted),
     Close(usize),
+    Failed(Status),
     Reply(Status, Vec<Run>, Option<Progress>),
 }
 
@@ -134,11 +137,14 @@ impl Out for Queue<'_> {
             Action::Drain => Todo::Event(Own::Drained),
             Action::Flush => Todo::Event(Own::Flushed),
             Action::PullWrite { call, offset, .. } => Todo::Event(Own::Written(call, offset)),
-            Action::Reply { reply, .. } => Todo::Reply(
-                reply.status,
-                reply.suspects.runs.to_vec(),
-                reply.report.as_ref().map(|report| report.progress),
-            ),
+            Action::Reply { reply, .. } => {
+                assert!(!reply.suspects.all, "every disk here is whole");
+                Todo::Reply(
+                    reply.status,
+                    reply.suspects.runs.to_vec(),
+                    reply.report.as_ref().map(|report| report.progress),
+                )
+            }
             Action::SendPeer { call, to, message } => {
                 let wanted = match message.ask {
                     Ask::FetchDirty { of, page } => Wanted::Dirty(of, page),
@@ -149,7 +155,7 @@ impl Out for Queue<'_> {
                 Todo::Send(call, to.index(), message.to, wanted)
             }
             Action::ClosePeer(to) => Todo::Close(to.index()),
-            Action::Failed(status) => panic!("failed: {status}"),
+            Action::Failed(status) => Todo::Failed(status),
             Action::Retry | Action::LogFull | Action::Timer(_) => return,
         });
     }
@@ -181,6 +187,9 @@ struct Node {
     pulled: BTreeMap<u64, u64>,
     reply: Option<(Status, Vec<Run>, Option<Progress>)>,
     flushes: usize,
+    /// What comes of writes of its metadata.
+    metadata: Status,
+    failed: Option<Status>,
     now: Time,
 }
 
@@ -235,6 +244,8 @@ impl Node {
             pulled: BTreeMap::new(),
             reply: None,
             flushes: 0,
+            metadata: Status::Ok,
+            failed: None,
             now: Time(0),
         };
         node.event(Event::Started);
@@ -250,7 +261,7 @@ impl Node {
         self.member.event(self.now, event, &self.shared, &mut queue);
         while let Some(todo) = queue.todo.pop_front() {
             let event = match todo {
-                Todo::Event(Own::Meta) => Event::MetaDone(Ok(())),
+                Todo::Event(Own::Meta) => Event::MetaDone(self.metadata.result()),
                 Todo::Event(Own::Drained) => Event::Drained,
                 Todo::Event(Own::Flushed) => {
                     self.flushes += 1;
@@ -279,6 +290,11 @@ impl Node {
                         call: self.hung.remove(at).0,
                         result: Err(Status::Disconnected),
                     }
+                }
+                Todo::Failed(status) => {
+                    assert_eq!(self.metadata, status);
+                    self.failed = Some(status);
+                    continue;
                 }
                 Todo::Reply(status, suspects, progress) => {
                     self.reply = Some((status, suspects, progress));
@@ -928,6 +944,272 @@ fn what_is_not_for_a_member() {
     }
     // It has left; that was asked twice.
     assert!(world.nodes[0].serving.is_none());
+}
+
+/// What a member tells another depends on who asks, and on what it knows itself.
+#[test]
+fn what_other_members_may_ask() {
+    let mut world = World::new(3);
+    (0..10).for_each(|chunk| world.write(chunk));
+    let (rest, nobody) = (world.others(2), MemberSet::EMPTY);
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    world.write(7);
+    world.promise(2);
+    let back = MemberSet::only(id(2));
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    let ask = |world: &mut World, to: usize, from: usize, epoch: u64, ask: Ask<'_>| {
+        let to = &mut world.nodes[to];
+        let header = Header {
+            pool: POOL,
+            member: id(to.of),
+            incarnation: to.member.incarnation(),
+            generation: GENERATION,
+            epoch: Epoch(epoch),
+            watermark: Seq::NONE,
+        };
+        let (to, shared) = (&mut to.member, &to.shared);
+        to.peer(
+            &Peer {
+                to: header,
+                from: id(from),
+                ask,
+            },
+            shared,
+        )
+    };
+    let epoch = world.config.epoch.0;
+    let dirty = |page: u64| Ask::FetchDirty { of: id(2), page };
+    let pull = |chunk: u64| Ask::Pull {
+        offset: chunk * CHUNK,
+        len: 4096,
+    };
+    let (page, of) = (0, id(2));
+    let there = Ok(PeerDo::Page { of, page });
+    assert_eq!(ask(&mut world, 0, 2, epoch, dirty(0)), there);
+    for (from, epoch, page, status) in [
+        (2, epoch, 1, Status::OutOfRange),
+        (2, epoch - 1, 0, Status::StaleEpoch),
+        (2, epoch + 1, 0, Status::InstallFirst),
+        (0, epoch, 0, Status::Invalid),
+        (9, epoch, 0, Status::Invalid),
+    ] {
+        assert_eq!(ask(&mut world, 0, from, epoch, dirty(page)), Err(status));
+    }
+    // It does not know yet what it missed.
+    assert!(world.nodes[2].member.needs_fetch() && !world.nodes[0].member.needs_fetch());
+    let not_ready = Err(Status::NotReady);
+    assert_eq!(ask(&mut world, 2, 0, epoch, dirty(0)), not_ready);
+    assert_eq!(ask(&mut world, 2, 0, epoch, pull(8)), Err(Status::Dirty));
+    world.ping(2);
+    while world.nodes[2].member.needs_fetch() {
+        world.answer(2);
+    }
+    assert_eq!(ask(&mut world, 2, 0, epoch, pull(7)), Err(Status::Dirty));
+    let read = |chunk: u64| {
+        let (offset, len) = (chunk * CHUNK, 4096);
+        Ok(PeerDo::Read { offset, len })
+    };
+    assert_eq!(ask(&mut world, 2, 0, epoch, pull(8)), read(8));
+    assert_eq!(ask(&mut world, 0, 2, epoch, pull(7)), read(7));
+    let behind = ask(&mut world, 0, 2, epoch, pull(CHUNKS));
+    assert_eq!(behind, Err(Status::OutOfRange));
+    // Only who is catching up says what of its copy is right again.
+    let run = |first: u64, end: u64| [Run::new(first, (end - first) as u32)];
+    for (from, first, end, result) in [
+        (1, 7, 8, Err(Status::Invalid)),
+        (2, 7, CHUNKS + 1, Err(Status::OutOfRange)),
+        (2, 8, CHUNKS, Ok(PeerDo::Done)),
+    ] {
+        let runs = &run(first, end);
+        let clear = Ask::Clear { runs };
+        assert_eq!(ask(&mut world, 0, from, epoch, clear), result);
+        assert!(world.nodes[0].shared.dirty(id(2), 7));
+    }
+    let runs = &run(7, 8);
+    let done = ask(&mut world, 0, 2, epoch, Ask::Clear { runs });
+    assert_eq!(done, Ok(PeerDo::Done));
+    assert!(!world.nodes[0].shared.dirty(id(2), 7));
+}
+
+/// R14: the writes above the watermark; after a crash all that is in the log.
+#[test]
+fn what_a_promise_reports() {
+    let mut world = World::new(2);
+    world.write(3);
+    world.write(70);
+    let reported = |world: &World| world.nodes[1].reply.as_ref().unwrap().1.clone();
+    let suspect = |world: &World| -> Vec<u64> {
+        let node = &world.nodes[1];
+        (0..CHUNKS)
+            .filter(|chunk| node.member.suspect(&node.shared, *chunk))
+            .collect()
+    };
+    let query = Control::Query {
+        name: "pool".parse().unwrap(),
+    };
+    assert_eq!(world.nodes[1].control(&query), Status::Ok);
+    assert_eq!(reported(&world), []);
+    world.promise(1);
+    assert_eq!(reported(&world), [Run::new(70, 1)]);
+    assert_eq!(suspect(&world), [70]);
+    world.crash(1);
+    world.promise(1);
+    assert_eq!(reported(&world), [Run::new(0, 64), Run::new(64, 64)]);
+    assert_eq!(suspect(&world), (0..128).collect::<Vec<_>>());
+    // Who carried them elsewhere installs it.
+    let (rest, back) = (world.others(1), MemberSet::only(id(1)));
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    world.ping(1);
+    assert_eq!(reported(&world), []);
+    world.promise(1);
+    assert_eq!(reported(&world), []);
+}
+
+/// What a member cannot write down it has not promised; it answers all with an error until it is started again.
+#[test]
+fn metadata_that_cannot_be_written() {
+    let mut world = World::new(2);
+    let target = world.nodes[1].target();
+    let node = &mut world.nodes[1];
+    node.metadata = Status::Medium;
+    let promise = Control::Promise {
+        to: target,
+        generation: Generation {
+            number: 2,
+            nonce: 2,
+        },
+        takeover: true,
+    };
+    assert!(node.member.is_up());
+    assert_eq!(node.control(&promise), Status::Io);
+    assert_eq!(node.failed.take(), Some(Status::Medium));
+    assert!(!node.member.is_up() && node.serving.is_none() && node.member.serving().is_none());
+    assert_eq!(node.control(&promise), Status::Io);
+    node.reply = None;
+    let marks = [Mark::new(Run::new(1, 1), MemberSet::only(id(0)))];
+    let message = Merge {
+        to: target,
+        generation: GENERATION,
+        marks: &marks,
+    };
+    node.event(Event::Merge {
+        call: 1,
+        message: &message,
+    });
+    assert_eq!(node.reply.as_ref().unwrap().0, Status::Io);
+    assert_eq!(node.failed, None);
+}
+
+/// Marks count under any epoch, a watermark only under the one that is installed.
+#[test]
+fn marks_and_watermarks() {
+    let mut world = World::new(2);
+    world.write(3);
+    let node = &mut world.nodes[1];
+    let right = node.target();
+    let other = Generation {
+        nonce: 2,
+        ..GENERATION
+    };
+    let later = right.incarnation.after(1).unwrap();
+    let stale = Target {
+        incarnation: later,
+        ..right
+    };
+    let run = |first: u64, end: u64| Run::new(first, (end - first) as u32);
+    let cases = [
+        (stale, GENERATION, run(5, 6), Status::StaleIncarnation),
+        (right, other, run(5, 6), Status::StaleGeneration),
+        (right, GENERATION, run(5, CHUNKS + 1), Status::OutOfRange),
+        (right, GENERATION, run(5, CHUNKS), Status::Ok),
+    ];
+    for (to, generation, run, status) in cases {
+        assert!(!node.shared.dirty(id(0), 5));
+        let marks = &[Mark::new(run, MemberSet::only(id(0)))];
+        let message = &Merge {
+            to,
+            generation,
+            marks,
+        };
+        node.event(Event::Merge { call: 1, message });
+        assert_eq!(node.reply.take().unwrap().0, status);
+    }
+    assert!(node.shared.dirty(id(0), 5) && !node.shared.dirty(id(0), 4));
+    let suspect = |node: &Node| node.member.suspect(&node.shared, 3);
+    for (to, generation, epoch, status) in [
+        (stale, GENERATION, 1, Status::StaleIncarnation),
+        (right, other, 1, Status::StaleGeneration),
+        (right, GENERATION, 0, Status::StaleEpoch),
+        (right, GENERATION, 2, Status::InstallFirst),
+        (right, GENERATION, 1, Status::Ok),
+    ] {
+        assert!(suspect(node));
+        let ping = Control::Ping {
+            to,
+            generation,
+            epoch: Epoch(epoch),
+            watermark: Seq(1),
+        };
+        assert_eq!(node.control(&ping), status);
+    }
+    assert!(!suspect(node));
+}
+
+/// What is known of a member that serves nobody, and how it refuses.
+#[test]
+fn a_member_that_does_not_serve() {
+    let mut world = World::new(2);
+    let late = world.nodes[1].member.incarnation();
+    let served = world.nodes[1].member.serving();
+    assert!(served.is_some_and(|serving| serving.in_sync));
+    world.crash(1);
+    let node = &mut world.nodes[1];
+    let query = Control::Query {
+        name: "pool".parse().unwrap(),
+    };
+    assert_eq!(node.control(&query), Status::Ok);
+    assert!(node.reply.as_ref().is_some_and(|reply| reply.2.is_some()));
+    let member = &mut node.member;
+    assert!(member.is_up() && member.serving().is_none() && !member.needs_fetch());
+    assert_eq!(member.pool(), POOL);
+    assert!(member
+        .config()
+        .is_some_and(|config| config.epoch == Epoch(1)));
+    let right = Header {
+        pool: POOL,
+        member: id(1),
+        incarnation: member.incarnation(),
+        generation: GENERATION,
+        epoch: Epoch(1),
+        watermark: Seq::NONE,
+    };
+    let (pool, number, incarnation, epoch) = (Uuid([1; 16]), id(0), late, Epoch(2));
+    let wrong = Header {
+        member: number,
+        ..right
+    };
+    for (header, status) in [
+        (Header { pool, ..right }, Status::WrongUuid),
+        (wrong, Status::WrongMember),
+        (
+            Header {
+                incarnation,
+                ..right
+            },
+            Status::StaleIncarnation,
+        ),
+        (right, Status::StaleEpoch),
+        (Header { epoch, ..right }, Status::InstallFirst),
+    ] {
+        assert_eq!(member.not_serving(&header), Some(status));
+        let ask = Ask::Clear { runs: &[] };
+        let peer = Peer {
+            to: header,
+            from: id(0),
+            ask,
+        };
+        assert_eq!(member.peer(&peer, &node.shared), Err(status));
+    }
 }
 
 /// A flush that fails may take acknowledged data with it, before anybody hears of it: what is read then may be older.

@@ -513,6 +513,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn voters() {
+        let mut config = sample();
+        config.members[2] = Some(Uuid([3; 16]));
+        config.members[3] = Some(Uuid([4; 16]));
+        config.persisted[2] = Epoch(5);
+        config.persisted[3] = Epoch(6);
+        assert_eq!(config.voters(), MemberSet::from_bits(0b1111));
+        let (history, epoch) = (Uuid([7; 16]), Epoch(5));
+        config.forked_from = Some(Fork { history, epoch });
+        assert_eq!(config.voters(), MemberSet::from_bits(0b1011));
+    }
+
+    #[test]
     fn refused() {
         let refused = |change: &dyn Fn(&mut Config)| {
             let mut config = sample();
@@ -591,6 +604,9 @@ pub(crate) mod tests {
         raw.set(Some(&sample())).unwrap();
         raw.flags = U32::new(4);
         assert_eq!(raw.get(), Err(ConfigError::Flags(4)));
+        raw.set(Some(&sample())).unwrap();
+        raw.forked_epoch = U64::new(3);
+        assert_eq!(raw.get(), Err(ConfigError::NoHistory));
         let mut bad = sample();
         bad.epoch = Epoch::NONE;
         assert_eq!(raw.set(Some(&bad)), Err(ConfigError::NoEpoch));

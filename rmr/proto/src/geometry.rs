@@ -295,7 +295,9 @@ mod tests {
             Geometry::shift_of(1 << 63),
             Err(GeometryError::ChunkSize(1 << 63))
         );
-        assert_eq!(Geometry::shift_of(65536), Ok(16));
+        for shift in [12, 16, 26] {
+            assert_eq!(Geometry::shift_of(1 << shift), Ok(shift));
+        }
     }
 
     #[test]

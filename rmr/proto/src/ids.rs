@@ -565,6 +565,8 @@ mod tests {
         assert_eq!(MemberId::all().count(), MAX_MEMBERS);
         assert!(MemberId::all().all(|id| MemberId::from_index(id.index()) == Some(id)));
         assert_eq!(MemberId::from_index(usize::MAX), None);
+        let [one, both] = [1, 0b101].map(MemberSet::from_bits);
+        assert!(one.is_subset(both) && both.is_subset(both) && !both.is_subset(one));
         assert_eq!(MemberSet::EMPTY.to_string(), "-");
         assert_eq!(MemberSet::from_bits(0x8000_0001).to_string(), "1,32");
     }
@@ -580,6 +582,11 @@ mod tests {
     fn runs_of_a_store_that_was_put_back() {
         let first = Incarnation::NONE.after(7).unwrap();
         let second = first.after(u32::MAX).unwrap();
+        assert_eq!((first.count(), first.0 as u8), (1, 7));
+        assert_eq!(
+            (second.count(), second.0 as u32 & 0xff_ffff),
+            (2, 0xff_ffff)
+        );
         assert!(first.is_some() && first.is_before(second));
         assert!(!second.is_before(first) && !second.is_before(second));
         assert!(!first.is_before(Incarnation::NONE));

@@ -278,6 +278,46 @@ pub(crate) mod tests {
         assert_eq!(cached_fua.strictest(&cached).features, cached.features);
         assert_eq!(base.strictest(&base), base);
         assert_eq!(Features::from_bits(64), None);
+        let twice = cached_fua.features | cached.features;
+        assert_eq!(twice.set(Features::FUA, true), cached_fua.features);
+        let discard = with(Features::DISCARD);
+        assert_eq!(discard.strictest(&base).features, Features::EMPTY);
+        assert_eq!(discard.strictest(&discard), discard);
+    }
+
+    #[test]
+    fn numbers_are_stable() {
+        let all = [
+            Features::WRITE_CACHE,
+            Features::FUA,
+            Features::DISCARD,
+            Features::WRITE_ZEROES,
+            Features::ROTATIONAL,
+            Features::READ_ONLY,
+        ];
+        assert_eq!(all.map(Features::bits), [1, 2, 4, 8, 16, 32]);
+    }
+
+    #[test]
+    fn refused() {
+        let refused = |logical_block, physical_block, io_min| {
+            let limits = Limits {
+                logical_block,
+                physical_block,
+                io_min,
+                io_opt: 0,
+                max_write_zeroes: 0,
+                features: Features::EMPTY,
+            };
+            limits.check().unwrap_err()
+        };
+        for size in [0, 256, 768, 8192] {
+            assert_eq!(refused(size, 1 << 20, 0).value, size);
+        }
+        for size in [0, 1024, 6144] {
+            assert_eq!(refused(4096, size, 0).value, size);
+        }
+        assert_eq!(refused(512, 4096, 513).value, 513);
     }
 
     proptest! {

@@ -188,6 +188,8 @@ mod tests {
             assert!((-133..=0).contains(&status.to_errno()));
             assert_eq!(status.is_ok(), status.to_errno() == 0);
         }
+        assert_eq!(Status::Ok.result(), Ok(()));
+        assert_eq!(Status::Fenced.result(), Err(Status::Fenced));
         assert_eq!(Status::Fenced.wire(), 279);
         assert_eq!(Status::WrongState.wire(), 294);
     }

@@ -182,6 +182,23 @@ mod tests {
         extents.give(two);
         extents.give(write(1));
         assert_eq!(extents.used.peek(), 0);
+        // Nobody has it.
+        extents.give(write(1));
+        assert!(extents.take(write(1)) && extents.used.peek() == 1);
+    }
+
+    #[test]
+    fn one_place_for_two() {
+        let extents = Extents::new(&HostMemory).unwrap();
+        extents.set_log(100);
+        let place = |extent| core::ptr::from_ref(extents.slot(extent).unwrap());
+        let other = (1..).find(|other| place(*other) == place(0)).unwrap();
+        let (one, other) = (Touched::of(0, 4096), Touched::of(other * EXTENT, 4096));
+        assert!(extents.take(one) && !extents.take(other) && extents.take(one));
+        extents.give(one);
+        assert!(!extents.take(other));
+        extents.give(one);
+        assert!(extents.take(other) && !extents.take(one));
     }
 }
 

@@ -147,3 +147,32 @@ impl<M: Memory> Peer<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::HostMemory;
+    use crate::time::SECOND;
+
+    #[test]
+    fn pauses() {
+        let mut peer = Peer::<HostMemory>::new();
+        let now = Time(1000 * SECOND);
+        let longest = 500 * MILLISECOND;
+        let pause = |peer: &mut Peer<HostMemory>, now: Time| {
+            peer.back_off(now, longest);
+            peer.next_try.since(now) / MILLISECOND
+        };
+        assert_eq!(
+            [0; 5].map(|_| pause(&mut peer, now)),
+            [100, 200, 400, 500, 500]
+        );
+        // It was a receiver for a short time, then for long.
+        peer.joined = now;
+        assert_eq!(pause(&mut peer, now.after(16 * longest)), 500);
+        assert!(!peer.ready && peer.joined == Time(0));
+        peer.joined = now;
+        assert_eq!(pause(&mut peer, now.after(16 * longest + 1)), 100);
+        assert_eq!(pause(&mut peer, now), 200);
+    }
+}

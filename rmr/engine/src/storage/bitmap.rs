@@ -340,7 +340,8 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let range = || (0..CHUNKS, prop_oneof![1u64..200, Just(CHUNKS)]);
+        let first = || prop_oneof![Just(0), 0..CHUNKS];
+        let range = || (first(), prop_oneof![1u64..200, Just(CHUNKS)]);
         prop_oneof![
             4 => range().prop_map(|(first, len)| Step::Mark(first, len)),
             2 => range().prop_map(|(first, len)| Step::Clear(first, len)),
@@ -415,5 +416,57 @@ mod tests {
         real.fill(MemberSet::only(id(3)));
         real.collect(own, others);
         assert!(real.is_full(own));
+    }
+
+    fn to_be_written(bitmaps: &Bitmaps<HostMemory>, member: MemberId) -> Vec<usize> {
+        let mut from = 0;
+        let next = || {
+            let page = bitmaps.take_changed(member, from)?;
+            from = page + 1;
+            Some(page)
+        };
+        core::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn pages_to_be_written() {
+        let (real, own, other) = (bitmaps(), id(2), id(1));
+        real.mark(MemberSet::only(own), 3..4);
+        assert!(real.is_changed(own) && !real.is_changed(other));
+        assert_eq!(to_be_written(&real, own), [0]);
+        assert!(!real.is_changed(own));
+        real.touch(own);
+        assert!(!real.is_changed(other));
+        real.settle_page(own, 0);
+        assert_eq!(to_be_written(&real, own), [1]);
+        real.touch_page(own, 1);
+        assert_eq!(to_be_written(&real, own), [1]);
+        // All words are as before, but nobody knows what is on disk.
+        real.fill(MemberSet::only(own));
+        real.spell_out(own);
+        assert_eq!(to_be_written(&real, own), [0, 1]);
+        real.fill(MemberSet::only(own));
+        real.spell_out(own);
+        assert_eq!(to_be_written(&real, own), [0, 1]);
+    }
+
+    #[test]
+    fn a_whole_page() {
+        let (real, own) = (bitmaps(), id(3));
+        real.mark(MemberSet::only(own), CHUNKS - 5..CHUNKS - 4);
+        real.mark_page(own, 1);
+        assert_eq!(real.count(own), 1000);
+        assert_eq!(real.next(own, 0), Some(BITMAP_PAGE_CHUNKS));
+    }
+
+    /// What lies behind the end is no chunk.
+    #[test]
+    fn behind_the_end() {
+        let (real, own) = (bitmaps(), id(3));
+        real.merge(own, 1, core::iter::repeat(!0));
+        assert_eq!(real.next(own, CHUNKS - 1), Some(CHUNKS - 1));
+        real.clear(own, CHUNKS - 1..CHUNKS);
+        assert_eq!(real.next(own, CHUNKS - 1), None);
+        assert_eq!(real.next(own, CHUNKS), None);
     }
 }

@@ -328,5 +328,30 @@ mod tests {
         assert!(!extents.touch(100, 1) && !extents.touch(u64::MAX, 1));
         assert!(Extents::<HostMemory>::of(0, 1).eq(0..1));
         assert!(Extents::<HostMemory>::of((1 << EXTENT_SHIFT) - 512, 1024).eq(0..2));
+        assert!(Extents::<HostMemory>::of((1 << EXTENT_SHIFT) - 512, 512).eq(0..1));
+        assert!(Extents::<HostMemory>::of(1 << EXTENT_SHIFT, 1 << EXTENT_SHIFT).eq(1..2));
+    }
+
+    #[test]
+    fn half_of_it_leaves() {
+        let (extents, mut log) = (extents(), Log::new(&HostMemory, 6).unwrap());
+        (0..6).for_each(|extent| extents.want(extent));
+        assert!(change(&mut log, &extents) && !log.has_room());
+        log.evict(&extents, 0);
+        assert_eq!(log.extents().count(), 3);
+        log.evict(&extents, 0);
+        assert_eq!(log.extents().count(), 0);
+    }
+
+    /// An extent that is wanted twice takes no second slot, and is not in the way of another one.
+    #[test]
+    fn wanted_again() {
+        let (extents, mut log) = (extents(), Log::new(&HostMemory, 2).unwrap());
+        extents.want(7);
+        assert!(change(&mut log, &extents));
+        extents.want(7);
+        extents.want(8);
+        assert!(change(&mut log, &extents));
+        assert!(log.extents().eq([7, 8]));
     }
 }

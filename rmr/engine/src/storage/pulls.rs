@@ -137,4 +137,30 @@ mod tests {
         pulls.end(1);
         assert!(!pulls.write(1));
     }
+
+    #[test]
+    fn in_parts() {
+        let pulls = Pulls::new();
+        assert!(!pulls.is_good(0) && !pulls.is_good(MAX_PULLS));
+        pulls.ask(0, 5);
+        assert!(pulls.is_good(0) && pulls.write(0) && !pulls.is_good(0));
+        pulls.ask_again(0);
+        assert!(pulls.is_good(0) && !pulls.is_good(1));
+        // It is still chunk 5.
+        assert!(pulls.enter(&(6..7)) && pulls.is_good(0));
+        assert!(pulls.enter(&(5..6)) && !pulls.is_good(0));
+    }
+
+    #[test]
+    fn claimed() {
+        let pulls = Pulls::new();
+        assert!(!pulls.is_claimed(&(0..9)));
+        for chunk in [0, 5] {
+            pulls.claim(chunk);
+            assert!(pulls.is_claimed(&(0..9)) && pulls.is_claimed(&(chunk..chunk + 1)));
+            assert!(!pulls.is_claimed(&(0..chunk)) && !pulls.is_claimed(&(chunk + 1..9)));
+        }
+        pulls.release();
+        assert!(!pulls.is_claimed(&(0..9)));
+    }
 }

@@ -100,3 +100,60 @@ impl<M: Memory> Recent<M> {
         self.newest.0.store(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::HostMemory;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Behaves like a map, for numbers that are at most a window above the watermark.
+        #[test]
+        fn behaves_like_a_map(
+            first in prop_oneof![Just(0), 0..3 * WINDOW as u64],
+            writes in prop::collection::vec((1..WINDOW as u64 + 1, 0u64..20, 1u64..5, 0u64..2), 1..40),
+        ) {
+            let real = Recent::new(&HostMemory).unwrap();
+            let mut model = BTreeMap::new();
+            let mut watermark = first;
+            for (above, chunk, chunks, moved) in writes {
+                // Near both ends of the window, and further and further up.
+                let seq = watermark + if above % 2 == 0 { above } else { above % 16 + 1 };
+                real.put(seq, &(chunk..chunk + chunks));
+                // What comes twice is the same write.
+                real.put(seq, &(77..78));
+                model.entry(seq).or_insert(Run::new(chunk, chunks as u32));
+                watermark += moved * above / 2;
+                for watermark in [watermark, watermark + 3] {
+                    let runs: Vec<_> = model.range(watermark + 1..).map(|(_, run)| *run).collect();
+                    prop_assert_eq!(real.above(watermark).collect::<Vec<_>>(), runs.clone());
+                    for chunk in [0, 5, 19, 23] {
+                        let any = runs.iter().any(|run| run.range().contains(&chunk));
+                        prop_assert_eq!(real.touched(watermark, chunk), any);
+                    }
+                    for most in [0, runs.len().saturating_sub(1), runs.len(), runs.len() + 1] {
+                        prop_assert_eq!(real.exceeds(watermark, most), runs.len() > most);
+                    }
+                }
+            }
+            real.clear();
+            prop_assert_eq!(real.above(0).count(), 0);
+            prop_assert!(!real.exceeds(0, 0));
+        }
+    }
+
+    #[test]
+    fn a_late_write_is_not_kept() {
+        let real = Recent::new(&HostMemory).unwrap();
+        let window = WINDOW as u64;
+        real.put(window + 5, &(1..2));
+        real.put(5, &(7..8));
+        assert!(real.above(window).eq([Run::new(1, 1)]));
+        assert!(real.above(5).eq([Run::new(1, 1)]));
+    }
+}

@@ -404,6 +404,7 @@ mod tests {
     use rmr_proto::Incarnation;
     use rmr_proto::MemberSet;
     use rmr_proto::Quorum;
+    use rmr_proto::BITMAP_PAGE_CHUNKS;
     use std::boxed::Box;
     use std::collections::BTreeMap;
 
@@ -685,5 +686,20 @@ mod tests {
         assert!(!extents.touch(3, 1));
         found.log.clear(&extents);
         assert_eq!(found.log.extents().count(), 0);
+    }
+
+    #[test]
+    fn each_page_has_its_version() {
+        let geometry = Geometry::new((3 * BITMAP_PAGE_CHUNKS) << 12, 12).unwrap();
+        let layout = Layout::compute(1 << 40, geometry).unwrap();
+        let mut records = Kept::new(&HostMemory, STORE, layout).unwrap();
+        let pages = |member| (0..3).map(move |page| RecordId::Bitmap(member, page));
+        let all = || MemberId::all().flat_map(pages).zip(7..);
+        for (page, sequence) in all() {
+            records.version(page).unwrap().sequence = sequence;
+        }
+        for (page, sequence) in all() {
+            assert_eq!(records.version(page).unwrap().sequence, sequence);
+        }
     }
 }

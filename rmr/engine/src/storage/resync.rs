@@ -873,3 +873,152 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dedupe::Joiners;
+    use crate::memory::HostMemory;
+    use crate::sync::HostLock;
+    use rmr_proto::Geometry;
+
+    type Common = Shared<HostMemory, HostLock<Joiners<u64>>>;
+
+    const NOW: Time = Time(1000 * SECOND);
+
+    fn shared() -> Common {
+        let geometry = Geometry::new(1 << 30, 16).unwrap();
+        Shared::new(&HostMemory, geometry, HostLock::new(Joiners::new())).unwrap()
+    }
+
+    fn id(id: u32) -> MemberId {
+        MemberId::new(id).unwrap()
+    }
+
+    fn pull(chunk: u64, from: u32, deadline: Time, writing: bool) -> Pull {
+        Pull {
+            call: chunk,
+            chunk,
+            from: id(from),
+            offset: chunk << 16,
+            len: 1 << 16,
+            since: NOW,
+            deadline,
+            writing,
+            spoiled: false,
+            careful: false,
+            tried: MemberSet::EMPTY,
+        }
+    }
+
+    #[test]
+    fn a_stubborn_chunk() {
+        let (mut resync, shared) = (Resync::new(), shared());
+        let is_claimed = || shared.pulls.is_claimed(&(5..6));
+        for _ in 1..VAIN {
+            resync.put_off(5);
+            resync.put_off(6);
+            assert!(!resync.claim(NOW, &shared) && !is_claimed());
+        }
+        resync.put_off(5);
+        let until = NOW.after(CLAIM);
+        for now in [NOW, Time(until.0 - 1)] {
+            resync.cursor = 9;
+            assert!(!resync.claim(now, &shared) && is_claimed());
+            assert_eq!(resync.cursor, 5);
+        }
+        assert!(resync.claim(until, &shared) && !is_claimed());
+        assert!(!resync.claim(until, &shared) && !is_claimed());
+        assert!(!resync.let_go(&shared));
+    }
+
+    #[test]
+    fn rests_while_the_application_writes() {
+        let mut resync = Resync::new();
+        assert_eq!(resync.most(NOW, Seq::NONE), MAX_PULLS);
+        resync.rest(NOW.after(MILLISECOND), NOW);
+        assert_eq!(resync.pause, Time(0));
+        assert_eq!(resync.most(NOW, Seq(7)), 1);
+        let end = NOW.after(BUSY);
+        assert_eq!(resync.most(Time(end.0 - 1), Seq(7)), 1);
+        let mut pause_after = |millis: u64, took: Nanos| {
+            let now = NOW.after(millis * MILLISECOND);
+            resync.rest(now, Time(now.0 - took));
+            resync.pause.since(NOW)
+        };
+        // As long as the chunk took; short ones add up; not for ever.
+        assert_eq!(pause_after(3, 3 * MILLISECOND), 6 * MILLISECOND);
+        assert_eq!(pause_after(7, 400_000), 6 * MILLISECOND);
+        assert_eq!(pause_after(8, 400_000), 6 * MILLISECOND);
+        assert_eq!(pause_after(9, 400_000), 9 * MILLISECOND + 1_200_000);
+        assert_eq!(pause_after(30, SECOND), 30 * MILLISECOND + MAX_REST);
+        assert_eq!(pause_after(100, SECOND), 30 * MILLISECOND + MAX_REST);
+        assert_eq!(resync.most(end, Seq(7)), MAX_PULLS);
+    }
+
+    #[test]
+    fn late_answers() {
+        let mut resync = Resync::new();
+        assert_eq!(resync.deadline(), Time::NEVER);
+        let [first, second, third, next] = [1, 2, 3, 9].map(|after| NOW.after(after));
+        // What is being written here waits for nobody.
+        resync.pulls[0] = Some(pull(5, 1, first, true));
+        resync.pulls[2] = Some(pull(6, 2, second, false));
+        resync.fetch = Some(Fetch {
+            call: 7,
+            from: id(3),
+            deadline: third,
+        });
+        assert_eq!(resync.deadline(), second);
+        assert_eq!(resync.late(first, next), MemberSet::EMPTY);
+        assert_eq!(resync.late(second, next), MemberSet::only(id(2)));
+        assert_eq!(resync.deadline(), third);
+        assert_eq!(resync.late(third, next), MemberSet::only(id(3)));
+        assert_eq!(resync.deadline(), next);
+    }
+
+    #[test]
+    fn stopped() {
+        let (mut resync, shared) = (Resync::new(), shared());
+        resync.begin(MemberSet::only(id(2)));
+        assert!(!resync.writing() && !resync.knows());
+        for (slot, chunk) in [(0, 5), (1, 6)] {
+            shared.pulls.ask(slot, chunk);
+            resync.pulls[slot] = Some(pull(chunk, 2, NOW, slot == 0));
+        }
+        resync.note_written(4);
+        assert!(resync.writing() && [4, 5, 6].iter().all(|chunk| resync.has(*chunk)));
+        resync.stop(&shared);
+        // What is being written goes on, but proves nothing.
+        assert!(resync.writing() && resync.pulls[0].is_some_and(|pull| pull.spoiled));
+        assert!(resync.has(5) && !resync.has(4) && !resync.has(6));
+        assert!(resync.fetch.is_none() && !resync.knows());
+        assert!(shared.pulls.is_good(0) && !shared.pulls.is_good(1));
+    }
+
+    #[test]
+    fn another_source_after_an_error() {
+        let mut resync = Resync::new();
+        let three = [1, 2, 3].map(id).into_iter().collect();
+        assert_eq!(resync.source(MemberSet::EMPTY), None);
+        assert_eq!(resync.source(three), Some(id(1)));
+        let mut now = NOW;
+        for (pause, turn) in [(10, 1), (20, 2), (40, 3), (80, 4)] {
+            resync.failed(now);
+            let until = now.after(pause * MILLISECOND);
+            assert_eq!((resync.pause, resync.turn), (until, turn));
+            // What was asked for together fails together.
+            resync.failed(Time(until.0 - 1));
+            assert_eq!((resync.pause, resync.turn), (until, turn));
+            now = until;
+            assert_eq!(resync.asks_any(), turn == 3);
+            let expected = if turn == 3 { 0 } else { turn % 3 };
+            assert_eq!(resync.source(three), three.iter().nth(expected));
+        }
+        for _ in 0..40 {
+            resync.failed(now);
+            assert!(resync.pause <= now.after(SECOND));
+            now = resync.pause;
+        }
+    }
+}

@@ -295,6 +295,7 @@ mod tests {
         let list = list(&[5, 9]);
         assert!(list.is_changed() && list.blocks().count() == 2);
         list.settle();
+        assert!(!list.is_changed());
         assert!(list.covers(5 * BLOCK + 512, 512) && !list.covers(6 * BLOCK, 3 * BLOCK));
         // Written, in parts: not before the list on disk says so.
         assert!(!list.written(6 * BLOCK, BLOCK) && !list.any_pending());
@@ -308,6 +309,9 @@ mod tests {
         list.end_leaving();
         assert!(!list.covers(5 * BLOCK, 512) && !list.is_pending(5 * BLOCK, 512));
         assert!(list.covers(5 * BLOCK + 512, 512) && list.is_pending(5 * BLOCK + 512, 512));
+        list.begin_leaving();
+        list.end_leaving();
+        assert!(list.covers(5 * BLOCK + 1024, 512) && !list.any_pending());
         assert!(list.written(4 * BLOCK, 20 * BLOCK));
         list.begin_leaving();
         list.end_leaving();
@@ -326,6 +330,17 @@ mod tests {
         list.unfind(&(20 * BLOCK..21 * BLOCK));
         list.replace(&(9 * BLOCK..1 << 40));
         assert_eq!(on_disk(&list), [(6, 0xff)]);
+    }
+
+    #[test]
+    fn room_again() {
+        let list = list(&(0..UNREADABLE_SLOTS as u64).collect::<Vec<_>>());
+        assert!(!list.find(1 << 20));
+        assert!(list.written(0, 1 << 40));
+        list.begin_leaving();
+        assert!(!list.find(1 << 20));
+        list.end_leaving();
+        assert!((0..UNREADABLE_SLOTS as u64).all(|block| list.find(block + (1 << 20))));
     }
 
     #[test]

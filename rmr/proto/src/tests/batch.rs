@@ -111,11 +111,29 @@ fn bytes_on_the_wire() {
 }
 
 #[test]
+fn flags() {
+    for (fua, unmap, bits) in [
+        (false, false, 0),
+        (true, false, 1),
+        (false, true, 2),
+        (true, true, 3),
+    ] {
+        let flags = Flags::new(fua, unmap);
+        let request = Request { flags, ..FLUSH };
+        assert_eq!(flags.bits(), bits);
+        assert_eq!((request.fua(), request.unmap()), (fua, unmap));
+        assert_eq!(flags.contains(Flags::new(true, true)), fua && unmap);
+    }
+}
+
+#[test]
 fn one_body_for_all_members() {
     let mut buf = [0; MAX_BATCH_BYTES];
     let mut encoder = BatchEncoder::new(&mut buf);
     assert_eq!(encoder.finish::<Host>(&header()), Err(EncodeError::Empty));
+    assert!(encoder.is_empty());
     assert_eq!(encoder.push(&write(100, 0, 4096)), Ok(0));
+    assert!(!encoder.is_empty());
     assert_eq!(encoder.push(&FLUSH), Ok(4096));
     let first = encoder.finish::<Host>(&header()).unwrap().to_vec();
     let other = Header {
@@ -288,6 +306,16 @@ fn refused_fields() {
             }
         )
     );
+    assert_eq!(
+        with(second + 8, &[1, 0, 0, 0, 0, 0, 0, 0, 1, 2]),
+        request(
+            1,
+            RequestError::Unaligned {
+                offset: 1,
+                len: 513
+            }
+        )
+    );
     let end = u64::MAX - 511;
     assert_eq!(
         with(second + 8, &end.to_le_bytes()),
@@ -445,6 +473,7 @@ proptest! {
         let batch = Batch::parse::<Host>(&bytes).unwrap();
         prop_assert_eq!(*batch.header(), header);
         prop_assert_eq!(batch.requests().len(), requests.len());
+        prop_assert!(!batch.is_empty());
         let mut data_offset = 0;
         for (got, sent) in batch.requests().zip(&requests) {
             prop_assert_eq!(got, Request { data_offset, ..*sent });

@@ -60,7 +60,11 @@ fn check(layout: &Layout, geometry: Geometry) {
     };
     let (first, last) = (member(1), member(32));
     for (id, page) in [(first, 0), (first, pages - 1), (last, pages - 1)] {
-        inside(layout.bitmap_page(id, page).unwrap(), layout.bitmap(id));
+        let places = layout.bitmap_page(id, page).unwrap();
+        inside(places, layout.bitmap(id));
+        for (at, area) in places.into_iter().zip(layout.bitmap(id)) {
+            assert_eq!(at.offset, area.offset + page * 4096);
+        }
     }
     for page in 0..LOG_PAGES {
         inside(layout.log_page(page).unwrap(), layout.activity_log());
@@ -154,6 +158,8 @@ fn places_to_search() {
     assert_eq!(Layout::second_superblocks(0).count(), 0);
     assert_eq!(Layout::second_superblocks(12 * MIB).count(), 1);
     assert!(Layout::second_superblocks(u64::MAX).next().is_some());
+    // One 504th, and a few for what is there in any case.
+    assert_eq!(Layout::second_superblocks(16 * TIB).count(), 33293);
     assert!(Layout::second_superblocks(16 * TIB)
         .all(|at| at.copy == 1 && (at.offset + 4096) % MIB == 0));
 }

@@ -354,7 +354,10 @@ proptest! {
     fn round_trip(reply in any_reply(), behind in proptest::collection::vec(any::<u8>(), 0..64)) {
         let mut bytes = encode(&reply);
         bytes.extend(behind);
-        prop_assert_eq!(Reply::parse::<Host>(&bytes, reply.kind), Ok(reply));
+        let parsed = Reply::parse::<Host>(&bytes, reply.kind);
+        prop_assert_eq!(parsed.as_ref(), Ok(&reply));
+        let suspects = Suspects::default();
+        prop_assert_eq!(reply.clone().without_suspects(), Reply { suspects, ..reply });
     }
 
     /// Whatever is accepted is what the encoder would have sent.

@@ -150,6 +150,12 @@ fn refused_fields() {
     );
     assert_eq!(areas(entry(6) + 8, 513), wrong("an area is not aligned"));
     assert_eq!(areas(entry(6) + 16, 0), wrong("an area is not aligned"));
+    // Offset and length alike.
+    let [offset, len] = [(1u64 << 20) + 512, (4 << 20) + 512].map(u64::to_le_bytes);
+    assert_eq!(
+        with(entry(6) + 8, &[offset, len].concat()),
+        wrong("an area is not aligned")
+    );
     assert_eq!(
         areas(entry(6) + 8, 0),
         wrong("an area is outside the metadata")
