@@ -908,6 +908,7 @@ mod tests {
             spoiled: false,
             careful: false,
             tried: MemberSet::EMPTY,
+            brought: MemberSet::EMPTY,
         }
     }
 
@@ -964,7 +965,7 @@ mod tests {
         // What is being written here waits for nobody.
         resync.pulls[0] = Some(pull(5, 1, first, true));
         resync.pulls[2] = Some(pull(6, 2, second, false));
-        resync.fetch = Some(Fetch {
+        resync.question = Some(Question {
             call: 7,
             from: id(3),
             deadline: third,
@@ -986,13 +987,13 @@ mod tests {
             shared.pulls.ask(slot, chunk);
             resync.pulls[slot] = Some(pull(chunk, 2, NOW, slot == 0));
         }
-        resync.note_written(4);
+        resync.written.note(4, MemberSet::only(id(2)));
         assert!(resync.writing() && [4, 5, 6].iter().all(|chunk| resync.has(*chunk)));
         resync.stop(&shared);
         // What is being written goes on, but proves nothing.
         assert!(resync.writing() && resync.pulls[0].is_some_and(|pull| pull.spoiled));
         assert!(resync.has(5) && !resync.has(4) && !resync.has(6));
-        assert!(resync.fetch.is_none() && !resync.knows());
+        assert!(resync.question.is_none() && !resync.knows());
         assert!(shared.pulls.is_good(0) && !shared.pulls.is_good(1));
     }
 
