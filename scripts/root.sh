@@ -22,7 +22,7 @@ packages=(
 	make gcc flex bison bc libc6-dev libelf-dev libssl-dev xz-utils kmod cpio dwarves
 	rustc rust-src bindgen rustfmt rust-clippy clang cargo
 	# To make images and to run virtual machines.
-	qemu-system-x86 qemu-utils seabios ipxe-qemu squashfs-tools mmdebstrap debian-archive-keyring
+	nbdkit qemu-system-x86 qemu-utils seabios ipxe-qemu squashfs-tools mmdebstrap debian-archive-keyring
 	busybox-static zstd lz4 e2fsprogs iproute2 openssh-client socat procps
 	# For the scripts and checks.
 	python3 git ca-certificates shellcheck rsync less
