@@ -15,6 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rmr_checkers::history::{Event, Operation, Outcome};
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,6 +31,9 @@ pub struct Options {
     /// Number of this opening of the device; each one has another.
     #[arg(long)]
     client: u32,
+    /// Requests of this opening that were recorded before; each one has another number.
+    #[arg(long, default_value_t = 0)]
+    first: u32,
     /// Seed of what is done; a random one is chosen and printed unless given.
     #[arg(long)]
     seed: Option<u64>,
@@ -44,9 +48,15 @@ pub struct Options {
     /// Largest access.
     #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = crate::parse_size)]
     max_io: u64,
+    /// Stop when there is this file.
+    #[arg(long, value_name = "FILE")]
+    until: Option<PathBuf>,
     /// Of 100 requests, how many are reads.
     #[arg(long, default_value_t = 40)]
     reads: u32,
+    /// Of 100 requests, how many are flushes.
+    #[arg(long, default_value_t = 5)]
+    flushes: u32,
     /// Only read everything once, to learn what is there.
     #[arg(long)]
     all: bool,
@@ -76,7 +86,9 @@ pub fn run(
         device,
         window,
         options,
-        next: AtomicU64::new(u64::from(options.client) << CLIENT_SHIFT | 1),
+        next: AtomicU64::new(
+            (u64::from(options.client) << CLIENT_SHIFT) + u64::from(options.first) + 1,
+        ),
         out: Mutex::new(out),
     };
     if options.all {
@@ -104,7 +116,8 @@ impl Recorder<'_> {
     /// One after the other, until it is time. Stops at the first error of the device: it does not come back.
     fn work(&self, mut rng: SmallRng, unit: u64, deadline: Instant) -> Result<()> {
         let mut buffer = Buffer::new(self.options.max_io as usize);
-        while Instant::now() < deadline {
+        let until = self.options.until.as_ref();
+        while Instant::now() < deadline && !until.is_some_and(|file| file.exists()) {
             let len = rng.random_range(1..=self.options.max_io / unit) * unit;
             let last = (self.window.len - len) / unit;
             let span = Span {
@@ -113,7 +126,7 @@ impl Recorder<'_> {
             };
             let good = match rng.random_range(0..100) {
                 draw if draw < self.options.reads => self.read(span, &mut buffer)?,
-                draw if draw < self.options.reads + 5 => self.flush()?,
+                draw if draw < self.options.reads + self.options.flushes => self.flush()?,
                 draw => self.write(span, draw % 8 == 0, &mut buffer)?,
             };
             if !good {
@@ -238,12 +251,15 @@ mod tests {
     fn record(device: &Device, client: u32, all: bool, out: &mut Vec<u8>) {
         let options = Options {
             client,
+            first: 0,
             seed: Some(1),
             pattern: 1,
             threads: 3,
             seconds: 1,
             max_io: 8192,
+            until: None,
             reads: 50,
+            flushes: 5,
             all,
         };
         let window = device.window(0, None).unwrap();
