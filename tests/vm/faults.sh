@@ -11,6 +11,7 @@
 . "$(dirname "$0")/../lib.sh"
 need_nodes 3 --nbdkit
 . "$(dirname "$0")/../pool.sh"
+cluster fault node1 data0 none 2> /dev/null || skip_all "the disks of this cluster cannot fail (--nbdkit)"
 
 size=96M
 span=24M
