@@ -850,9 +850,19 @@ impl Pool {
         })
     }
 
-    /// Ends the volume: detaches, and waits for all requests. Sleeps.
+    /// Ends the volume: waits for all requests, and detaches. What cannot be done within `io_timeout` fails. Sleeps.
     pub(crate) fn close(&self) {
         let Some(driver) = self.driver() else { return };
+        let until = now_ms() + self.io_timeout_ms.load(Relaxed);
+        let busy = || {
+            driver
+                .core
+                .enter()
+                .is_some_and(|core| (0..core.requests.len()).any(|tag| !core.requests.is_free(tag)))
+        };
+        while driver.stage() == Stage::Runs && now_ms() < until && busy() {
+            sleep_ms(2);
+        }
         driver.detach();
         // The engine ends every request and every message in bounded time.
         while driver.wait_closed(CLOSE_MS).is_err() {
