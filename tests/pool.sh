@@ -232,7 +232,8 @@ device_bytes() {
 flush_device() {
 	local dev
 	dev=$(pool_device "$1")
-	within "$flush_seconds" client "sync; blockdev --flushbufs $dev"
+	# Of these three only the second one tells the nodes.
+	within "$flush_seconds" client "sync; sync $dev; blockdev --flushbufs $dev"
 }
 
 # data_digest POOL K SIZE: checksums of a node's data area.

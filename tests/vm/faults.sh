@@ -244,7 +244,7 @@ break_node() {
 	kill) cluster kill "node$2" ;;
 	reset) cluster reset "node$2" ;;
 	cut) cluster link "node$2" 1 down ;;
-	cut-in) cluster exec tc qdisc add dev "node$2.1" root netem loss 100% ;;
+	cut-in) cluster exec tc qdisc replace dev "node$2.1" root pfifo limit 0 ;;
 	pause) cluster pause "node$2" ;;
 	read-error | write-error | hang) cluster fault "node$2" data0 "$1" ;;
 	remove) sysfs_write "node$2" "$brmr_server/stores/p/remove_store" force ;;
