@@ -363,20 +363,29 @@ scenario_all() {
 	after "$2"
 }
 
+# All machines as after boot, whatever was begun and not ended.
+renew() {
+	local name state k running=()
+	while read -r name _ state; do
+		if [[ $state == off ]]; then
+			cluster start "$name" < /dev/null
+		else
+			cluster resume "$name" < /dev/null
+			running+=("$name")
+		fi
+		cluster link "$name" 1 up < /dev/null
+		cluster exec tc qdisc del dev "$name.1" root < /dev/null 2> /dev/null || :
+	done < <(cluster status)
+	for k in 1 2 3; do
+		cluster fault "node$k" data0 none
+	done
+	cluster reset "${running[@]}"
+}
+
 # A pool with all legs in sync, whatever the scenario before has left, and zeroes where the writer writes.
 prepare() {
-	local name state
 	if ! device_works; then
-		# Whatever was begun and not ended.
-		while read -r name _ state; do
-			case $state in
-			off) cluster start "$name" ;;
-			*) cluster resume "$name" ;;
-			esac
-			cluster link "$name" 1 up
-		done < <(cluster status)
-		pool_down p
-		unload_all
+		renew
 		pool_up p 3 "$size"
 	fi
 	wait_for "$sync_seconds" all_in_sync
