@@ -6,7 +6,7 @@
 # checker of the simulator, all legs are in sync, and the disks of the nodes are equal. These have a volatile cache, which a
 # power cut loses.
 #
-# FAULTS: which scenarios, "WHO HOW WHEN BACK" separated by semicolons, or "all" (takes more than an hour); by default a few.
+# RMR_FAULTS: which scenarios, "WHO HOW WHEN BACK" separated by semicolons, or "all" (takes more than an hour); by default a few.
 
 . "$(dirname "$0")/../lib.sh"
 need_nodes 3 --nbdkit
@@ -16,7 +16,7 @@ cluster fault node1 data0 none 2> /dev/null || skip_all "the disks of this clust
 size=96M
 span=24M
 # shellcheck disable=SC2034 # for pool_up
-pool_io_timeout=4000
+pool_io_timeout=8000
 # Longest time until all legs are in sync again, in seconds.
 sync_seconds=180
 members=$rmr_client/pools/p/sessions
@@ -421,10 +421,10 @@ scenario() {
 }
 
 seed=0
-case ${FAULTS-} in
+case ${RMR_FAULTS-} in
 '') scenarios=$(few_scenarios) ;;
 all) scenarios=$(all_scenarios) ;;
-*) scenarios=${FAULTS//;/$'\n'} ;;
+*) scenarios=${RMR_FAULTS//;/$'\n'} ;;
 esac
 cleanup unload_all
 cleanup pool_down p
