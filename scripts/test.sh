@@ -43,14 +43,10 @@ section() {
 	echo "== $name took $((SECONDS - began)) s"
 }
 
-# vm_section NAME KERNEL [--each] TEST...
+# vm_section NAME KERNEL TEST...
 vm_section() {
 	local name=$1 kernel=$2 test scripts=()
 	shift 2
-	if [ "$1" = --each ]; then
-		scripts+=("$1")
-		shift
-	fi
 	for test; do
 		[ -x "$RMR_TOP/tests/vm/$test.sh" ] || die "there is no test $test in tests/vm"
 		scripts+=("$RMR_TOP/tests/vm/$test.sh")
@@ -70,12 +66,9 @@ if [ "${TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words
 	[ -z "${TESTS:-}" ] || tests=($TESTS)
 	# Idle machines cost time, too: who wants many nodes gets them on a cluster of its own.
-	# And who wants other disks has to.
-	few=() many=() own=()
+	few=() many=()
 	for test in "${tests[@]}"; do
-		if grep -qs '^need_nodes .*--nbdkit' "$RMR_TOP/tests/vm/$test.sh"; then
-			own+=("$test")
-		elif grep -qs '^need_nodes [3-9]' "$RMR_TOP/tests/vm/$test.sh"; then
+		if grep -qs '^need_nodes [3-9]' "$RMR_TOP/tests/vm/$test.sh"; then
 			many+=("$test")
 		else
 			few+=("$test")
@@ -83,7 +76,6 @@ if [ "${TESTS:-}" != none ]; then
 	done
 	[ ${#few[@]} -eq 0 ] || vm_section vm "${KERNEL:-}" "${few[@]}"
 	[ ${#many[@]} -eq 0 ] || vm_section vm-many "${KERNEL:-}" "${many[@]}"
-	[ ${#own[@]} -eq 0 ] || vm_section vm-own "${KERNEL:-}" --each "${own[@]}"
 fi
 if [ "${SHORT_TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words
