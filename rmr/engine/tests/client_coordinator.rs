@@ -977,6 +977,68 @@ fn a_join_waits_for_what_is_in_flight() {
     assert_eq!(world.config().receivers(), set(&[1, 2]));
 }
 
+/// Two members, of which 2 comes back while something is in flight on the other one: requests are parked.
+fn draining(count: u32, start: impl Fn(&mut World) -> Ticket) -> (World, Ticket) {
+    let mut world = World::attach(count, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    let ticket = start(&mut world);
+    world.restart(2);
+    let write = world.data.write(9, Op::Write, 0, 512);
+    assert_eq!(write, Start::Parked);
+    assert!(!world.config().receivers().contains(id(2)));
+    (world, ticket)
+}
+
+#[test]
+fn a_join_does_not_wait_for_long() {
+    let (mut world, _) = draining(2, |world| world.write(0, 0));
+    world.run(200 * MILLISECOND);
+    let write = world.data.write(9, Op::Write, 0, 512);
+    assert_eq!(write, Start::Parked);
+    world.run(1);
+    // And then it rests.
+    for _ in 0..9 {
+        let read = world.read(9, 1);
+        assert_eq!(world.ack(read, 1, Status::Ok), Ack::Complete(Status::Ok));
+        world.run(10 * MILLISECOND);
+    }
+    assert_eq!(world.config().receivers(), set(&[1]));
+}
+
+#[test]
+fn a_join_waits_for_a_flush_and_for_no_read() {
+    let flush = |world: &mut World| match world.data.write(0, Op::Flush, 0, 0) {
+        Start::Send(sending) => {
+            world.shell.send(sending);
+            sending.ticket
+        }
+        other => panic!("{other:?}"),
+    };
+    let (mut world, flush) = draining(2, flush);
+    assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Complete(Status::Ok));
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.read(0, 1);
+    world.restart(2);
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+}
+
+/// What cannot wait ends the wait for what is in flight.
+#[test]
+fn a_join_gives_way() {
+    let (mut world, write) = draining(3, |world| world.write(0, 0));
+    assert_eq!(world.ack(write, 1, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(write, 3, Status::WrongUuid), Ack::Exception);
+    assert_eq!(world.shell.completed, [(write, Status::Ok)]);
+    assert_eq!(world.config().in_sync, set(&[1]));
+    let (mut world, write) = draining(2, |world| world.write(0, 0));
+    assert_eq!(world.ack(write, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.completed, [(write, Status::Medium)]);
+}
+
 /// What it pulled may be of a write that has not come to it (seed 22586).
 #[test]
 fn a_promotion_waits_for_what_is_in_flight() {
