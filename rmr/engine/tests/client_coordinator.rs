@@ -457,6 +457,16 @@ impl World {
         });
     }
 
+    fn flush(&mut self) -> Ticket {
+        match self.data.write(7, Op::Flush, 0, 0) {
+            Start::Send(sending) => {
+                self.shell.send(sending);
+                sending.ticket
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn read(&mut self, tag: u32, number: u32) -> Ticket {
         match self.data.read(tag, 0, 4096, |_| Some(id(number))) {
             Start::Send(sending) => {
@@ -641,20 +651,42 @@ fn restarted_with_unflushed_data() {
     assert_eq!(write, Start::Fail(Status::Io));
 }
 
+/// The only member with all data restarts after a flush that was not answered as it should.
+#[test]
+fn restarted_after_a_flush() {
+    let after = |world: &mut World| {
+        world.cut(1);
+        world.restart(1);
+        world.run(3 * SECOND);
+        world.coordinator.state()
+    };
+    let mut world = World::attach(1, Quorum::Off);
+    let ticket = world.write(0, 0);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
+    let flush = world.flush();
+    assert_eq!(world.ack(flush, 1, Status::Io), Ack::Exception);
+    assert_eq!(world.shell.completed, [(flush, Status::Io)]);
+    assert_eq!(after(&mut world), State::Lost);
+    // It was good where it counts: the other member was dropped.
+    let mut world = World::attach(2, Quorum::Off);
+    let ticket = world.write(0, 0);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    let flush = world.flush();
+    assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Pending);
+    world.cut(2);
+    world.run(2 * SECOND);
+    assert_eq!(world.shell.completed, [(flush, Status::Ok)]);
+    assert_eq!(after(&mut world), State::Serving);
+}
+
 #[test]
 fn restarted_with_all_flushed() {
     let mut world = World::attach(1, Quorum::Off);
     let ticket = world.write(0, 0);
     world.ack(ticket, 1, Status::Ok);
-    match world.data.write(0, Op::Flush, 0, 0) {
-        Start::Send(sending) => {
-            assert_eq!(
-                world.data.ack(sending.ticket, id(1), Status::Ok).ack,
-                Ack::Complete(Status::Ok)
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let flush = world.flush();
+    assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Complete(Status::Ok));
     world.cut(1);
     world.restart(1);
     world.run(3 * SECOND);
@@ -672,6 +704,14 @@ fn held_requests_fail_on_demand() {
     assert_eq!(world.shell.completed.len(), 1);
     assert_eq!(world.shell.completed[0].0, ticket);
     assert!(!world.shell.completed[0].1.is_ok());
+    let write = |world: &World| world.data.write(1, Op::Write, 0, 512);
+    assert_eq!(write(&world), Start::Fail(Status::Disconnected));
+    world.event(Event::Admin(Admin::OnNoData(OnNoData::Suspend)));
+    assert_eq!(write(&world), Start::Parked);
+    // There is data, just not this moment.
+    let (mut world, _) = draining(2, |world| world.write(0, 0));
+    world.event(Event::Admin(Admin::OnNoData(OnNoData::Error)));
+    assert_eq!(write(&world), Start::Parked);
 }
 
 #[test]
@@ -1008,14 +1048,7 @@ fn a_join_does_not_wait_for_long() {
 
 #[test]
 fn a_join_waits_for_a_flush_and_for_no_read() {
-    let flush = |world: &mut World| match world.data.write(0, Op::Flush, 0, 0) {
-        Start::Send(sending) => {
-            world.shell.send(sending);
-            sending.ticket
-        }
-        other => panic!("{other:?}"),
-    };
-    let (mut world, flush) = draining(2, flush);
+    let (mut world, flush) = draining(2, World::flush);
     assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Complete(Status::Ok));
     assert_eq!(world.config().receivers(), set(&[1, 2]));
     let mut world = World::attach(2, Quorum::Off);
