@@ -190,6 +190,7 @@ struct Shell {
     states: Vec<State>,
     answers: Vec<Result<(), Refusal>>,
     kinds: Vec<(MemberId, Kind)>,
+    notes: Vec<(MemberId, Refusal)>,
 }
 
 impl Shell {
@@ -251,7 +252,8 @@ impl Out for Shell {
             Action::Timer(at) => self.timer = at,
             Action::State(state) => self.states.push(state),
             Action::Admin(answer) => self.answers.push(answer),
-            Action::Open | Action::Note(..) => {}
+            Action::Note(member, refusal) => self.notes.push((member, refusal)),
+            Action::Open => {}
         }
     }
 }
@@ -275,6 +277,7 @@ impl World {
                 states: vec![],
                 answers: vec![],
                 kinds: vec![],
+                notes: vec![],
             },
         };
         for n in 1..=count {
@@ -502,6 +505,42 @@ fn first_start() {
     assert_eq!(world.ack(ticket, 3, Status::Ok), Ack::Complete(Status::Ok));
     world.event(Event::Detach);
     assert_eq!(world.coordinator.state(), State::Closed);
+    let states = [
+        State::Attaching,
+        State::Serving,
+        State::Leaving,
+        State::Closed,
+    ];
+    assert_eq!(world.shell.states, states);
+}
+
+#[test]
+fn a_detach_waits_for_what_is_in_flight() {
+    let mut world = World::new(2);
+    world.event(Event::Detach);
+    world.open(Quorum::Off);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    let told = |world: &World| {
+        let told = world.shell.kinds.iter();
+        told.filter(|(_, kind)| *kind == Kind::Detach).count()
+    };
+    let ticket = world.write(0, 0);
+    world.event(Event::Detach);
+    assert_eq!(world.data.write(1, Op::Write, 0, 512), Start::Parked);
+    assert_eq!(world.ack(ticket, 1, Status::Busy), Ack::Exception);
+    world.run(3 * MILLISECOND);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    assert!(told(&world) == 0 && world.coordinator.state() != State::Closed);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    assert!(told(&world) == 2 && world.coordinator.state() == State::Closed);
+    // It fails when that takes too long, and then nobody is told that all was well.
+    world.open(Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.event(Event::Detach);
+    world.now = world.now.after(4 * SECOND);
+    world.event(Event::Timer);
+    assert_eq!(world.shell.completed, [(ticket, Status::Disconnected)]);
+    assert!(told(&world) == 2 && world.coordinator.state() == State::Closed);
 }
 
 /// The first client ends before the second member has joined, and before its marks have got anywhere: the next one must
@@ -1402,6 +1441,9 @@ fn an_old_copy_that_was_dropped_since() {
     put_back(&mut world, old);
     world.run(5 * SECOND);
     assert_eq!(world.config().receivers(), set(&[1]));
+    // That is said once, however often it is tried.
+    let why = Refusal::RolledBack(id(2));
+    assert_eq!(world.shell.notes, [(id(2), why)]);
     // Its own disk is put back.
     world.cut(2);
     put_back(&mut world, good);
