@@ -106,7 +106,12 @@ impl Member {
     fn control(&mut self, message: &Control) -> (Kind, Status) {
         match message {
             Control::Query { .. } => (Kind::Query, Status::Ok),
-            Control::Promise { to, generation, .. } => {
+            Control::Promise {
+                to,
+                generation,
+                takeover,
+            } => {
+                assert!(*takeover, "all here ask for it");
                 if to.incarnation != self.report.incarnation {
                     return (Kind::Promise, Status::StaleIncarnation);
                 }
@@ -226,9 +231,11 @@ impl Out for Shell {
                     (Some(answer), _) => answer,
                     (None, Message::Control(control)) => member.control(control),
                     (None, Message::Merge(merge)) => {
-                        assert!(!merge.to.pool.is_nil());
+                        assert!(!merge.to.pool.is_nil() && !merge.marks.is_empty());
                         member.merged.extend_from_slice(merge.marks);
-                        (Kind::Merge, Status::Ok)
+                        let right = merge.to.pool == member.report.pool;
+                        let wrong = Status::WrongUuid;
+                        (Kind::Merge, if right { Status::Ok } else { wrong })
                     }
                 };
                 if member.mute != Some(kind) {
