@@ -232,6 +232,7 @@ impl Out for Shell {
                     (None, Message::Control(control)) => member.control(control),
                     (None, Message::Merge(merge)) => {
                         assert!(!merge.to.pool.is_nil() && !merge.marks.is_empty());
+                        assert!(!merge.marks.iter().any(|mark| mark.members().is_empty()));
                         member.merged.extend_from_slice(merge.marks);
                         let right = merge.to.pool == member.report.pool;
                         let wrong = Status::WrongUuid;
@@ -885,6 +886,17 @@ fn suspects_shrink_the_in_sync_set() {
         world.data.write(0, Op::Write, 0, 512),
         Start::Fail(_)
     ));
+}
+
+/// There is nobody whose copy could be wrong.
+#[test]
+fn suspects_of_the_only_member() {
+    let mut world = World::attach(1, Quorum::Off);
+    world.event(Event::Detach);
+    world.member(1).suspects = vec![Run::new(5, 2)];
+    world.open(Quorum::Off);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert!(world.member(1).merged.is_empty());
 }
 
 #[test]
