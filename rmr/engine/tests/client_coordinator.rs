@@ -1039,6 +1039,17 @@ fn commands_that_make_no_sense() {
 }
 
 #[test]
+fn a_command_while_nobody_is_there() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(1);
+    world.cut(2);
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    assert_eq!(world.shell.answers, [Err(Refusal::NotNow)]);
+}
+
+#[test]
 fn an_attach_that_others_prevent() {
     let mut world = World::new(2);
     world.member(2).answer = Some((Kind::Promise, Status::InUse));
