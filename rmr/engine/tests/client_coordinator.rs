@@ -106,7 +106,12 @@ impl Member {
     fn control(&mut self, message: &Control) -> (Kind, Status) {
         match message {
             Control::Query { .. } => (Kind::Query, Status::Ok),
-            Control::Promise { to, generation, .. } => {
+            Control::Promise {
+                to,
+                generation,
+                takeover,
+            } => {
+                assert!(*takeover, "all here ask for it");
                 if to.incarnation != self.report.incarnation {
                     return (Kind::Promise, Status::StaleIncarnation);
                 }
@@ -190,6 +195,7 @@ struct Shell {
     states: Vec<State>,
     answers: Vec<Result<(), Refusal>>,
     kinds: Vec<(MemberId, Kind)>,
+    notes: Vec<(MemberId, Refusal)>,
 }
 
 impl Shell {
@@ -225,9 +231,12 @@ impl Out for Shell {
                     (Some(answer), _) => answer,
                     (None, Message::Control(control)) => member.control(control),
                     (None, Message::Merge(merge)) => {
-                        assert!(!merge.to.pool.is_nil());
+                        assert!(!merge.to.pool.is_nil() && !merge.marks.is_empty());
+                        assert!(!merge.marks.iter().any(|mark| mark.members().is_empty()));
                         member.merged.extend_from_slice(merge.marks);
-                        (Kind::Merge, Status::Ok)
+                        let right = merge.to.pool == member.report.pool;
+                        let wrong = Status::WrongUuid;
+                        (Kind::Merge, if right { Status::Ok } else { wrong })
                     }
                 };
                 if member.mute != Some(kind) {
@@ -251,7 +260,8 @@ impl Out for Shell {
             Action::Timer(at) => self.timer = at,
             Action::State(state) => self.states.push(state),
             Action::Admin(answer) => self.answers.push(answer),
-            Action::Open | Action::Note(..) => {}
+            Action::Note(member, refusal) => self.notes.push((member, refusal)),
+            Action::Open => {}
         }
     }
 }
@@ -275,6 +285,7 @@ impl World {
                 states: vec![],
                 answers: vec![],
                 kinds: vec![],
+                notes: vec![],
             },
         };
         for n in 1..=count {
@@ -457,6 +468,16 @@ impl World {
         });
     }
 
+    fn flush(&mut self) -> Ticket {
+        match self.data.write(7, Op::Flush, 0, 0) {
+            Start::Send(sending) => {
+                self.shell.send(sending);
+                sending.ticket
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn read(&mut self, tag: u32, number: u32) -> Ticket {
         match self.data.read(tag, 0, 4096, |_| Some(id(number))) {
             Start::Send(sending) => {
@@ -492,6 +513,42 @@ fn first_start() {
     assert_eq!(world.ack(ticket, 3, Status::Ok), Ack::Complete(Status::Ok));
     world.event(Event::Detach);
     assert_eq!(world.coordinator.state(), State::Closed);
+    let states = [
+        State::Attaching,
+        State::Serving,
+        State::Leaving,
+        State::Closed,
+    ];
+    assert_eq!(world.shell.states, states);
+}
+
+#[test]
+fn a_detach_waits_for_what_is_in_flight() {
+    let mut world = World::new(2);
+    world.event(Event::Detach);
+    world.open(Quorum::Off);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    let told = |world: &World| {
+        let told = world.shell.kinds.iter();
+        told.filter(|(_, kind)| *kind == Kind::Detach).count()
+    };
+    let ticket = world.write(0, 0);
+    world.event(Event::Detach);
+    assert_eq!(world.data.write(1, Op::Write, 0, 512), Start::Parked);
+    assert_eq!(world.ack(ticket, 1, Status::Busy), Ack::Exception);
+    world.run(3 * MILLISECOND);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    assert!(told(&world) == 0 && world.coordinator.state() != State::Closed);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    assert!(told(&world) == 2 && world.coordinator.state() == State::Closed);
+    // It fails when that takes too long, and then nobody is told that all was well.
+    world.open(Quorum::Off);
+    let ticket = world.write(0, 0);
+    world.event(Event::Detach);
+    world.now = world.now.after(4 * SECOND);
+    world.event(Event::Timer);
+    assert_eq!(world.shell.completed, [(ticket, Status::Disconnected)]);
+    assert!(told(&world) == 2 && world.coordinator.state() == State::Closed);
 }
 
 /// The first client ends before the second member has joined, and before its marks have got anywhere: the next one must
@@ -641,20 +698,42 @@ fn restarted_with_unflushed_data() {
     assert_eq!(write, Start::Fail(Status::Io));
 }
 
+/// The only member with all data restarts after a flush that was not answered as it should.
+#[test]
+fn restarted_after_a_flush() {
+    let after = |world: &mut World| {
+        world.cut(1);
+        world.restart(1);
+        world.run(3 * SECOND);
+        world.coordinator.state()
+    };
+    let mut world = World::attach(1, Quorum::Off);
+    let ticket = world.write(0, 0);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
+    let flush = world.flush();
+    assert_eq!(world.ack(flush, 1, Status::Io), Ack::Exception);
+    assert_eq!(world.shell.completed, [(flush, Status::Io)]);
+    assert_eq!(after(&mut world), State::Lost);
+    // It was good where it counts: the other member was dropped.
+    let mut world = World::attach(2, Quorum::Off);
+    let ticket = world.write(0, 0);
+    assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    let flush = world.flush();
+    assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Pending);
+    world.cut(2);
+    world.run(2 * SECOND);
+    assert_eq!(world.shell.completed, [(flush, Status::Ok)]);
+    assert_eq!(after(&mut world), State::Serving);
+}
+
 #[test]
 fn restarted_with_all_flushed() {
     let mut world = World::attach(1, Quorum::Off);
     let ticket = world.write(0, 0);
     world.ack(ticket, 1, Status::Ok);
-    match world.data.write(0, Op::Flush, 0, 0) {
-        Start::Send(sending) => {
-            assert_eq!(
-                world.data.ack(sending.ticket, id(1), Status::Ok).ack,
-                Ack::Complete(Status::Ok)
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let flush = world.flush();
+    assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Complete(Status::Ok));
     world.cut(1);
     world.restart(1);
     world.run(3 * SECOND);
@@ -672,6 +751,14 @@ fn held_requests_fail_on_demand() {
     assert_eq!(world.shell.completed.len(), 1);
     assert_eq!(world.shell.completed[0].0, ticket);
     assert!(!world.shell.completed[0].1.is_ok());
+    let write = |world: &World| world.data.write(1, Op::Write, 0, 512);
+    assert_eq!(write(&world), Start::Fail(Status::Disconnected));
+    world.event(Event::Admin(Admin::OnNoData(OnNoData::Suspend)));
+    assert_eq!(write(&world), Start::Parked);
+    // There is data, just not this moment.
+    let (mut world, _) = draining(2, |world| world.write(0, 0));
+    world.event(Event::Admin(Admin::OnNoData(OnNoData::Error)));
+    assert_eq!(write(&world), Start::Parked);
 }
 
 #[test]
@@ -799,6 +886,17 @@ fn suspects_shrink_the_in_sync_set() {
         world.data.write(0, Op::Write, 0, 512),
         Start::Fail(_)
     ));
+}
+
+/// There is nobody whose copy could be wrong.
+#[test]
+fn suspects_of_the_only_member() {
+    let mut world = World::attach(1, Quorum::Off);
+    world.event(Event::Detach);
+    world.member(1).suspects = vec![Run::new(5, 2)];
+    world.open(Quorum::Off);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert!(world.member(1).merged.is_empty());
 }
 
 #[test]
@@ -961,6 +1059,17 @@ fn commands_that_make_no_sense() {
 }
 
 #[test]
+fn a_command_while_nobody_is_there() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(1);
+    world.cut(2);
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    assert_eq!(world.shell.answers, [Err(Refusal::NotNow)]);
+}
+
+#[test]
 fn an_attach_that_others_prevent() {
     let mut world = World::new(2);
     world.member(2).answer = Some((Kind::Promise, Status::InUse));
@@ -995,6 +1104,61 @@ fn a_join_waits_for_what_is_in_flight() {
     assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
     world.run(SECOND);
     assert_eq!(world.config().receivers(), set(&[1, 2]));
+}
+
+/// Two members, of which 2 comes back while something is in flight on the other one: requests are parked.
+fn draining(count: u32, start: impl Fn(&mut World) -> Ticket) -> (World, Ticket) {
+    let mut world = World::attach(count, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    let ticket = start(&mut world);
+    world.restart(2);
+    let write = world.data.write(9, Op::Write, 0, 512);
+    assert_eq!(write, Start::Parked);
+    assert!(!world.config().receivers().contains(id(2)));
+    (world, ticket)
+}
+
+#[test]
+fn a_join_does_not_wait_for_long() {
+    let (mut world, _) = draining(2, |world| world.write(0, 0));
+    world.run(200 * MILLISECOND);
+    let write = world.data.write(9, Op::Write, 0, 512);
+    assert_eq!(write, Start::Parked);
+    world.run(1);
+    // And then it rests.
+    for _ in 0..9 {
+        let read = world.read(9, 1);
+        assert_eq!(world.ack(read, 1, Status::Ok), Ack::Complete(Status::Ok));
+        world.run(10 * MILLISECOND);
+    }
+    assert_eq!(world.config().receivers(), set(&[1]));
+}
+
+#[test]
+fn a_join_waits_for_a_flush_and_for_no_read() {
+    let (mut world, flush) = draining(2, World::flush);
+    assert_eq!(world.ack(flush, 1, Status::Ok), Ack::Complete(Status::Ok));
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.read(0, 1);
+    world.restart(2);
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+}
+
+/// What cannot wait ends the wait for what is in flight.
+#[test]
+fn a_join_gives_way() {
+    let (mut world, write) = draining(3, |world| world.write(0, 0));
+    assert_eq!(world.ack(write, 1, Status::Ok), Ack::Pending);
+    assert_eq!(world.ack(write, 3, Status::WrongUuid), Ack::Exception);
+    assert_eq!(world.shell.completed, [(write, Status::Ok)]);
+    assert_eq!(world.config().in_sync, set(&[1]));
+    let (mut world, write) = draining(2, |world| world.write(0, 0));
+    assert_eq!(world.ack(write, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.completed, [(write, Status::Medium)]);
 }
 
 /// What it pulled may be of a write that has not come to it (seed 22586).
@@ -1327,6 +1491,9 @@ fn an_old_copy_that_was_dropped_since() {
     put_back(&mut world, old);
     world.run(5 * SECOND);
     assert_eq!(world.config().receivers(), set(&[1]));
+    // That is said once, however often it is tried.
+    let why = Refusal::RolledBack(id(2));
+    assert_eq!(world.shell.notes, [(id(2), why)]);
     // Its own disk is put back.
     world.cut(2);
     put_back(&mut world, good);

@@ -7,11 +7,13 @@ use rmr_engine::client::decide::acceptable;
 use rmr_engine::client::decide::decide;
 use rmr_engine::client::decide::Candidate;
 use rmr_engine::client::decide::Decision;
+use rmr_engine::client::decide::Open;
 use rmr_engine::client::decide::Request;
 use rmr_engine::client::Refusal;
 use rmr_proto::Config;
 use rmr_proto::Epoch;
 use rmr_proto::Features;
+use rmr_proto::Fork;
 use rmr_proto::Generation;
 use rmr_proto::Geometry;
 use rmr_proto::Incarnation;
@@ -207,4 +209,131 @@ fn who_may_take_part() {
     let further = |r: &mut MemberReport| r.installed.as_mut().unwrap().history = Uuid([0x49; 16]);
     assert_eq!(refused(&further), Refusal::Diverged(id(2)));
     assert_eq!(check(&further, true), Ok(()));
+}
+
+/// A configuration of members 1 to 3, none of which is known to have persisted one.
+fn later(epoch: u64, in_sync: &[u32], catching_up: &[u32]) -> Config {
+    let mut config = Config {
+        epoch: Epoch(epoch),
+        in_sync: set(in_sync),
+        catching_up: set(catching_up),
+        persisted: [Epoch::NONE; MAX_MEMBERS],
+        ..config()
+    };
+    config.members[2] = Some(report(3).store);
+    config.incarnations[2] = Incarnation(10);
+    config
+}
+
+fn with(number: u32, installed: &Config) -> MemberReport {
+    MemberReport {
+        pool: POOL,
+        installed: Some(installed.clone()),
+        ..report(number)
+    }
+}
+
+/// A later start; `lost` is given up.
+fn again(
+    reports: &[MemberReport],
+    open: Option<Open<'_>>,
+    lost: Option<&[u32]>,
+) -> Result<Decision, Refusal> {
+    decide(
+        reports.iter().map(candidate),
+        &Request {
+            generation: generation(7),
+            used: Epoch(4),
+            pool: POOL,
+            members: set(&[1, 2, 3]),
+            equal: false,
+            history: Uuid::NIL,
+            quorum: Quorum::Off,
+            open,
+            force: lost.map(|lost| (set(lost), Uuid([0x50; 16]))),
+        },
+    )
+}
+
+#[test]
+fn who_is_right() {
+    let (last, before) = (later(4, &[1, 2], &[]), later(3, &[1, 2], &[]));
+    let source = |reports: &[MemberReport]| again(reports, None, None).unwrap().source;
+    assert_eq!(source(&[with(1, &last), with(2, &last)]), id(1));
+    // Not who restarted, if there is another one, nor who was not told the last.
+    let mut restarted = with(1, &last);
+    restarted.incarnation = Incarnation(10).after(1).unwrap();
+    assert_eq!(source(&[restarted, with(2, &before)]), id(2));
+    assert_eq!(source(&[with(1, &before), with(2, &last)]), id(2));
+}
+
+/// Who is old is also known by others than those that know the highest configuration.
+#[test]
+fn an_old_copy_that_few_know_of() {
+    let (last, mut other) = (later(4, &[1, 3], &[]), later(3, &[2], &[]));
+    let start = |other: &Config, third: &Config| {
+        again(
+            &[with(1, &last), with(2, other), with(3, third)],
+            None,
+            None,
+        )
+    };
+    assert!(start(&other, &last).is_ok());
+    let missing = Refusal::Missing(set(&[3]));
+    other.incarnations[2] = Incarnation(11);
+    assert_eq!(start(&other, &last).unwrap_err(), missing);
+    other.incarnations[2] = Incarnation(10);
+    other.persisted[2] = Epoch(3);
+    assert!(start(&other, &last).is_ok());
+    let old = later(2, &[1, 3], &[]);
+    assert_eq!(start(&other, &old).unwrap_err(), missing);
+    // Another store has that number by now.
+    other.members[2] = Some(Uuid([9; 16]));
+    assert!(start(&other, &old).is_ok());
+}
+
+#[test]
+fn what_may_be_given_up() {
+    let (last, before) = (later(4, &[1], &[3]), later(3, &[1], &[2, 3]));
+    let reports = [with(2, &before), with(3, &last)];
+    let missing = Refusal::Missing(set(&[1]));
+    assert_eq!(again(&reports, None, None).unwrap_err(), missing);
+    assert_eq!(again(&reports, None, Some(&[2])).unwrap_err(), missing);
+    // The one that knows most.
+    let decision = again(&reports, None, Some(&[1])).unwrap();
+    assert_eq!(
+        (decision.source, decision.config.in_sync),
+        (id(3), set(&[3]))
+    );
+    assert_eq!(decision.config.history, Uuid([0x50; 16]));
+}
+
+#[test]
+fn what_the_application_was_told() {
+    let own = later(3, &[1, 2], &[]);
+    let open = |unflushed: &[u32]| Open {
+        config: &own,
+        stable: false,
+        unflushed: set(unflushed),
+    };
+    let both = [with(1, &own), with(2, &own)];
+    let source = |unflushed: &[u32]| again(&both, Some(open(unflushed)), None).map(|d| d.source);
+    assert_eq!(source(&[]), Ok(id(1)));
+    assert_eq!(source(&[1]), Ok(id(2)));
+    assert_eq!(source(&[1, 2]), Err(Refusal::Lost));
+    // Who lost a race for the same number has begun nothing.
+    let mut other = own.clone();
+    other.generation.nonce = 1;
+    let raced = [with(1, &own), with(2, &other)];
+    assert!(again(&raced, Some(open(&[])), None).is_ok());
+    // What others have begun meanwhile is left to them, but for who gives up something himself.
+    let (history, epoch) = (own.history, own.epoch);
+    other.forked_from = Some(Fork { history, epoch });
+    other.history = Uuid([0x49; 16]);
+    other.generation.number += 1;
+    let forced = [with(1, &own), with(3, &other)];
+    let missing = Refusal::Missing(set(&[2]));
+    let refused = |lost| again(&forced, Some(open(&[])), lost).unwrap_err();
+    assert_eq!(refused(None), missing);
+    assert_eq!(refused(Some(&[2])), Refusal::Replaced(id(3)));
 }
