@@ -863,6 +863,10 @@ impl Pool {
         while driver.stage() == Stage::Runs && now_ms() < until && busy() {
             sleep_ms(2);
         }
+        let (pool, table) = driver.look(|desk| {
+            let table = desk.coordinator.config().map(Config::table);
+            (desk.pool, table.unwrap_or(MemberSet::EMPTY))
+        });
         driver.detach();
         // The engine ends every request and every message in bounded time.
         while driver.wait_closed(CLOSE_MS).is_err() {
@@ -887,7 +891,15 @@ impl Pool {
             }
         };
         take_down(&ways, &driver);
-        self.admin.lock().volume = None;
+        let mut admin = self.admin.lock();
+        admin.volume = None;
+        // Those that were new belong to the pool now.
+        for member in admin.members.iter_mut() {
+            if table.contains(member.report.member) {
+                member.report.pool = pool;
+            }
+        }
+        drop(admin);
         self.tell();
     }
 
