@@ -171,6 +171,14 @@ pool_up() {
 	[[ -z ${pool_io_timeout-} ]] || sysfs_write client "$rmr_client/pools/$name/io_timeout" "$pool_io_timeout"
 	client_map "$name"
 	wait_for 20 client "[ -b '$(pool_device "$name")' ]"
+	for ((k = 1; k <= legs; k++)); do
+		wait_for 30 nodes_met "$name" "$k" $((legs - 1))
+	done
+}
+
+# nodes_met POOL K OTHERS: whether a node is connected to so many others, where the client told it that they are.
+nodes_met() {
+	[[ $(node "$2" "cat $rmr_server/pools/$1/peers/*/state 2> /dev/null" | grep -c '^connected$') == "$3" ]]
 }
 
 # device_unmap POOL: when udev has done looking at it.

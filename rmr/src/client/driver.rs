@@ -657,7 +657,6 @@ impl Driver {
                 for id in config.catching_up {
                     core.introduction.data().repeat(id);
                 }
-                core.introduction.queue();
             }
         }
         let was = core::mem::replace(&mut desk.state, state);
@@ -668,6 +667,7 @@ impl Driver {
         self.stage.store(stage as u32, Release);
         self.changed.wake_all();
         core.herald.queue();
+        core.introduction.queue();
     }
 
     /// One line for what the administrator should know.

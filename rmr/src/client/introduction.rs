@@ -2,8 +2,8 @@
 
 //! Tells the nodes of a pool where the others are, so that a member that catches up finds those who have the data.
 //!
-//! A node learns what it has not been told since it was connected to, or since its member was taken in: it may have
-//! forgotten by then. What it does not take is not repeated before. Nothing depends on it here; the administrator may
+//! When the pool is attached, a node learns what it has not been told since it was connected to, or since its member was taken
+//! in: it may have forgotten by then. What it does not take is not repeated before. Nothing depends on it here; the administrator may
 //! tell nodes of other addresses (`add_peer`).
 
 use super::core::Core;
@@ -73,6 +73,10 @@ impl Introduction {
         let Some(core) = this.driver.core.enter() else {
             return Again::No;
         };
+        if this.driver.stage() != Stage::Runs {
+            // Whether these nodes belong together is not known yet, or of no interest any more.
+            return Again::No;
+        }
         let mut told = this.told.lock();
         let moved = this.moved.take();
         for set in told.iter_mut() {
@@ -97,7 +101,7 @@ impl Introduction {
             if other.member == leg.member || told.contains(other.member) {
                 continue;
             }
-            if !leg.is_usable() || self.driver.stage() == Stage::Closed {
+            if !leg.is_usable() || self.driver.stage() != Stage::Runs {
                 return;
             }
             if self.tell_one(leg, &other).is_err() {
