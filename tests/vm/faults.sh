@@ -6,7 +6,7 @@
 # checker of the simulator, all legs are in sync, and the disks of the nodes are equal. These have a volatile cache, which a
 # power cut loses.
 #
-# RMR_FAULTS: which scenarios, "WHO HOW WHEN BACK" separated by semicolons, or "all" (takes more than an hour); by default a few.
+# RMR_FAULTS: which scenarios, "WHO HOW WHEN BACK" separated by semicolons, or "all" (a minute or two each); by default a few.
 
 . "$(dirname "$0")/../lib.sh"
 need_nodes 3 --nbdkit
