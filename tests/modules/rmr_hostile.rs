@@ -28,6 +28,7 @@ use rmr_proto::Control;
 use rmr_proto::Crc32c;
 use rmr_proto::EncodeError;
 use rmr_proto::Epoch;
+use rmr_proto::Fences;
 use rmr_proto::Flags;
 use rmr_proto::Generation;
 use rmr_proto::Header;
@@ -873,7 +874,11 @@ impl Forger<'_> {
                         nonce: !self.report.promised.nonce,
                     },
                 },
-                takeover: self.chance.coin(),
+                fences: match self.chance.below(3) {
+                    0 => Fences::Dead,
+                    1 => Fences::Alive,
+                    _ => Fences::Nobody,
+                },
             },
             1 => Control::Install {
                 to,

@@ -113,6 +113,8 @@ bugs! {
     NoMajority = 500, CLIENTS;
     /// 15: a pool starts without all in-sync members.
     StartWithoutAllInSync = 500, CLIENTS;
+    /// A volume goes on, without the others, with a member that somebody was told is out.
+    KeepWhoWasLeftOut = 250, CONFIGURATIONS;
     /// A volume goes on after a forced start, whatever the application was told.
     ForceOnOpenDevice = 1000, DATA;
     /// A member whose removal was not completed stays in sync, and so does the connection: without that it would be dropped, too.

@@ -28,6 +28,7 @@ use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Epoch;
 use rmr_proto::Features;
+use rmr_proto::Fences;
 use rmr_proto::Fork;
 use rmr_proto::Generation;
 use rmr_proto::Geometry;
@@ -109,9 +110,13 @@ impl Member {
             Control::Promise {
                 to,
                 generation,
-                takeover,
+                fences,
             } => {
-                assert!(*takeover, "all here ask for it");
+                assert_ne!(*fences, Fences::Dead, "all here ask for takeover");
+                let other = generation.nonce != self.report.promised.nonce;
+                if *fences == Fences::Nobody && other {
+                    return (Kind::Promise, Status::StaleGeneration);
+                }
                 if to.incarnation != self.report.incarnation {
                     return (Kind::Promise, Status::StaleIncarnation);
                 }
@@ -412,6 +417,12 @@ impl World {
         self.follow();
     }
 
+    /// It is there again.
+    fn find(&mut self, number: u32) {
+        self.member(number).up = true;
+        self.event(Event::LinkUp(id(number)));
+    }
+
     fn restart(&mut self, number: u32) {
         let member = self.shell.members.get_mut(&id(number)).unwrap();
         member.up = true;
@@ -683,6 +694,103 @@ fn nobody_left() {
     assert_eq!(world.config().generation.number, 2);
     assert_eq!(world.shell.out, [(ticket, id(1))]);
     assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
+}
+
+/// Three members, all lost at once, with a write in flight.
+fn all_lost() -> (World, Ticket) {
+    let mut world = World::attach(3, Quorum::Off);
+    let ticket = world.write(0, 0);
+    for n in 1..=3 {
+        world.cut(n);
+    }
+    world.run(4 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    (world, ticket)
+}
+
+#[test]
+fn one_of_those_in_sync_is_enough() {
+    let (mut world, ticket) = all_lost();
+    world.find(2);
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().in_sync, set(&[2]));
+    assert_eq!(world.shell.out, [(ticket, id(2))]);
+    assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    // The others come back as members that missed something.
+    world.find(1);
+    world.find(3);
+    world.run(5 * SECOND);
+    assert_eq!(world.config().receivers(), set(&[1, 2, 3]));
+}
+
+#[test]
+fn all_are_waited_for_for_a_while() {
+    let mut world = World::attach(3, Quorum::Off);
+    for n in 1..=3 {
+        world.cut(n);
+    }
+    // One and two seconds: the connections', and that of all.
+    world.run(1100 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.find(2);
+    world.run(1500 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.find(1);
+    world.find(3);
+    world.run(400 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
+}
+
+/// Member 2 was told that 3 is out, and says so to nobody: 3 alone is not enough any more.
+#[test]
+fn who_may_have_been_left_out_is_not() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    for n in 1..=2 {
+        world.member(n).mute = Some(Kind::Install);
+    }
+    world.run(1100 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Changing);
+    for n in 1..=2 {
+        world.cut(n);
+        world.member(n).mute = None;
+    }
+    world.find(3);
+    world.run(20 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.find(2);
+    world.run(SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().receivers(), set(&[2, 3]));
+    assert!(!world.config().in_sync.contains(id(3)));
+}
+
+/// Another client was promised the only member that is there, with a lower number than this one's: it may have begun with others.
+#[test]
+fn who_promised_another_is_not_enough() {
+    let (mut world, _) = all_lost();
+    // It tries with a third one, in vain.
+    world.member(2).mute = Some(Kind::Promise);
+    world.find(2);
+    world.run(20 * SECOND);
+    world.cut(2);
+    world.member(2).mute = None;
+    assert_eq!(world.coordinator.state(), State::Held);
+    let other = Generation {
+        number: 2,
+        nonce: 1000,
+    };
+    world.member(1).report.promised = other;
+    world.find(1);
+    world.run(20 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    // With all of them it is seen that nothing was begun.
+    world.find(2);
+    world.find(3);
+    world.run(5 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
 }
 
 #[test]

@@ -315,6 +315,7 @@ fn what_the_application_was_told() {
         config: &own,
         stable: false,
         unflushed: set(unflushed),
+        kept: MemberSet::EMPTY,
     };
     let both = [with(1, &own), with(2, &own)];
     let source = |unflushed: &[u32]| again(&both, Some(open(unflushed)), None).map(|d| d.source);
@@ -336,4 +337,58 @@ fn what_the_application_was_told() {
     let refused = |lost| again(&forced, Some(open(&[])), lost).unwrap_err();
     assert_eq!(refused(None), missing);
     assert_eq!(refused(Some(&[2])), Refusal::Replaced(id(3)));
+}
+
+/// Who has the device open goes on with one member that was never left out, and has all that was acknowledged.
+#[test]
+fn one_that_was_never_left_out() {
+    let own = later(3, &[1, 2, 3], &[]);
+    let open = |kept: &[u32], unflushed: &[u32]| Open {
+        config: &own,
+        stable: false,
+        unflushed: set(unflushed),
+        kept: set(kept),
+    };
+    let without = |kept: &[u32], unflushed: &[u32]| {
+        again(
+            &[with(2, &own), with(3, &own)],
+            Some(open(kept, unflushed)),
+            None,
+        )
+    };
+    let missing = Refusal::Missing(set(&[1]));
+    assert_eq!(without(&[], &[]).unwrap_err(), missing);
+    assert_eq!(without(&[1], &[]).unwrap_err(), missing);
+    assert_eq!(without(&[3], &[3]).unwrap_err(), missing);
+    // The others that are here keep their place, but not what is right by definition.
+    let decision = without(&[1, 3], &[]).unwrap();
+    assert_eq!(decision.source, id(3));
+    assert_eq!(decision.config.in_sync, set(&[2, 3]));
+    assert_eq!(without(&[2, 3], &[2]).unwrap().source, id(3));
+    // Somebody in sync by what was installed last.
+    let last = later(4, &[1, 2], &[]);
+    let reports = [with(2, &last), with(3, &own)];
+    let with_kept = |kept: &[u32]| again(&reports, Some(open(kept, &[])), None);
+    assert_eq!(with_kept(&[3]).unwrap_err(), missing);
+    assert_eq!(with_kept(&[2]).unwrap().config.in_sync, set(&[2]));
+    // All are here: any that has what was acknowledged.
+    let all = [with(1, &own), with(2, &own), with(3, &own)];
+    let source = again(&all, Some(open(&[3], &[])), None).map(|d| d.source);
+    assert_eq!(source, Ok(id(1)));
+    // A majority is asked for where there is a quorum, and is enough.
+    let mut voted = own.clone();
+    voted.quorum = Quorum::Majority;
+    let open = |kept: &[u32]| Open {
+        config: &voted,
+        stable: false,
+        unflushed: MemberSet::EMPTY,
+        kept: set(kept),
+    };
+    let one = again(&[with(3, &voted)], Some(open(&[3])), None);
+    assert_eq!(one.unwrap_err(), Refusal::NoMajority(set(&[1, 2])));
+    let two = [with(2, &voted), with(3, &voted)];
+    assert_eq!(again(&two, Some(open(&[3])), None).unwrap().source, id(2));
+    // Nobody else starts like that.
+    let reports = [with(2, &own), with(3, &own)];
+    assert_eq!(again(&reports, None, None).unwrap_err(), missing);
 }

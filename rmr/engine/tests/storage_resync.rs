@@ -28,6 +28,7 @@ use rmr_proto::DirtyPage;
 use rmr_proto::Epoch;
 use rmr_proto::EpochRecord;
 use rmr_proto::Features;
+use rmr_proto::Fences;
 use rmr_proto::Flags;
 use rmr_proto::Generation;
 use rmr_proto::Geometry;
@@ -379,7 +380,7 @@ impl World {
         let promise = Control::Promise {
             to,
             generation: GENERATION,
-            takeover: false,
+            fences: Fences::Dead,
         };
         assert_eq!(self.nodes[of].control(&promise), Status::Ok);
     }
@@ -852,7 +853,7 @@ fn somebody_else_is_meant() {
         let promise = Control::Promise {
             to,
             generation: GENERATION,
-            takeover: false,
+            fences: Fences::Dead,
         };
         assert_eq!(node.control(&promise), status);
     }
@@ -875,13 +876,20 @@ fn what_is_not_for_a_member() {
         assert!(node.serving.is_some() || node.reply.as_ref().unwrap().0.is_ok());
         node.reply.as_ref().unwrap().0
     };
-    let promise = |number: u64, takeover: bool| Control::Promise {
+    let promise = |number: u64, nonce: u64, fences: Fences| Control::Promise {
         to,
-        generation: Generation { number, nonce: 2 },
-        takeover,
+        generation: Generation { number, nonce },
+        fences,
     };
-    assert_eq!(ask(&promise(2, false), true), Status::InUse);
-    assert_eq!(ask(&promise(1, true), false), Status::StaleGeneration);
+    assert_eq!(ask(&promise(2, 2, Fences::Dead), true), Status::InUse);
+    for (number, nonce, fences) in [
+        (1, 2, Fences::Alive),
+        (2, 2, Fences::Nobody),
+        (0, 1, Fences::Nobody),
+    ] {
+        let status = ask(&promise(number, nonce, fences), false);
+        assert_eq!(status, Status::StaleGeneration, "{number} {nonce}");
+    }
     let detach = |nonce: u64, epoch: u64| Control::Detach {
         to,
         generation: Generation { number: 1, nonce },
@@ -1078,7 +1086,7 @@ fn metadata_that_cannot_be_written() {
             number: 2,
             nonce: 2,
         },
-        takeover: true,
+        fences: Fences::Alive,
     };
     assert!(node.member.is_up());
     assert_eq!(node.control(&promise), Status::Io);

@@ -50,6 +50,36 @@ pub struct Target {
     pub incarnation: Incarnation,
 }
 
+/// Which clients a promise may fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fences {
+    /// Those that are not alive.
+    Dead,
+    /// One that is alive, too: a takeover.
+    Alive,
+    /// None: refused if another client than this one was promised last.
+    Nobody,
+}
+
+impl Fences {
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Dead => 0,
+            Self::Alive => TAKEOVER,
+            Self::Nobody => NOBODY,
+        }
+    }
+
+    const fn from_flags(flags: u32) -> Option<Self> {
+        match flags {
+            0 => Some(Self::Dead),
+            TAKEOVER => Some(Self::Alive),
+            NOBODY => Some(Self::Nobody),
+            _ => None,
+        }
+    }
+}
+
 /// A control message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(
@@ -68,8 +98,8 @@ pub enum Control {
         to: Target,
         /// Generation to promise.
         generation: Generation,
-        /// Fence even a client that is alive.
-        takeover: bool,
+        /// Whom it may fence.
+        fences: Fences,
     },
     /// Persist this configuration and serve under it.
     Install {
@@ -135,6 +165,7 @@ struct RawControl {
 
 /// In a promise.
 const TAKEOVER: u32 = 1;
+const NOBODY: u32 = 2;
 /// In an install.
 const ASSIGN: u32 = 1;
 const JOINS: u32 = 2;
@@ -198,11 +229,9 @@ impl Control {
         let (generation, epoch, watermark) = match self {
             Self::Query { .. } => (Generation::NONE, Epoch::NONE, Seq::NONE),
             Self::Promise {
-                generation,
-                takeover,
-                ..
+                generation, fences, ..
             } => {
-                raw.target.flags = U32::new(flag(TAKEOVER, *takeover));
+                raw.target.flags = U32::new(fences.flags());
                 (*generation, Epoch::NONE, Seq::NONE)
             }
             Self::Install {
@@ -302,7 +331,7 @@ impl Control {
             Kind::Promise => Self::Promise {
                 to,
                 generation,
-                takeover: flags & TAKEOVER != 0,
+                fences: Fences::from_flags(flags).ok_or(WireError::Flags(flags))?,
             },
             Kind::Install => Self::Install {
                 to,
@@ -378,7 +407,7 @@ impl RawTarget {
 fn check_target(kind: Kind, raw: &RawHeader, target: &RawTarget) -> Result<(), WireError> {
     let flags = target.flags.get();
     let allowed = match kind {
-        Kind::Promise => TAKEOVER,
+        Kind::Promise => TAKEOVER | NOBODY,
         Kind::Install => ASSIGN | JOINS | DISCARD,
         _ => 0,
     };

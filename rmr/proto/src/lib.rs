@@ -61,6 +61,7 @@ pub use config::ConfigError;
 pub use config::Fork;
 pub use config::Quorum;
 pub use control::Control;
+pub use control::Fences;
 pub use control::Target;
 pub use control::MAX_CONTROL_BYTES;
 pub use crc::crc_is_right;

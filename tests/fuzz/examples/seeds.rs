@@ -3,6 +3,7 @@
 //! Writes a good input for each target to `corpus/`, from where a fuzzer gets to the depths at once.
 
 use rmr_fuzz::Crc;
+use rmr_proto::Fences;
 use rmr_proto::*;
 use std::fs;
 use std::path::Path;
@@ -102,7 +103,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Control::Promise {
                 to,
                 generation,
-                takeover: true,
+                fences: Fences::Alive,
             },
         ),
         (

@@ -309,6 +309,10 @@ impl Plan {
         if random.chance(1, 12) && !calm {
             story::tell_late(&mut plan, &mut random);
         }
+        let mut random = Random::new(seed, Purpose::Onward);
+        if random.chance(1, 12) && !calm {
+            story::tell_onward(&mut plan, &mut random);
+        }
         let mut random = Random::new(seed, Purpose::Dead);
         if random.chance(1, 6) && !calm {
             plan.draw_dead(&mut random);

@@ -33,6 +33,8 @@ pub enum Purpose {
     Dead = 9,
     /// Members that catch up and are not sent what others are.
     Late = 10,
+    /// Whether it has a story that came still later, and which.
+    Onward = 11,
 }
 
 /// A stream of numbers.

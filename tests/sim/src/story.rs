@@ -44,6 +44,8 @@ enum Plot {
     Alone,
     /// Only one member hears of the client, while another one pulls from it.
     Late,
+    /// A member is cut off, then the others while they are told so; the first one comes back first.
+    Onward,
 }
 
 /// Those that need more luck are more often drawn.
@@ -248,6 +250,23 @@ impl Teller<'_> {
                     self.fault(at, Kind::ClientCrash, one, wait, 0);
                 }
             }
+            Plot::Onward => {
+                // Until the client drops it.
+                let dropped = heartbeat + (plan.io_timeout / 4).min(SECOND);
+                let span = dropped + self.random.scaled(MS, 2 * SECOND);
+                self.fault(at, Kind::OneWay, one, None, span);
+                let at = at + dropped - self.some(10 * MS);
+                let wait = Some(Wait::Steps(self.random.between(1, 4)));
+                for member in (1..=plan.members).filter(|&member| member != one) {
+                    let span = self.random.between(2, 10) * SECOND;
+                    self.fault(at, Kind::OneWay, member, wait, span);
+                }
+                if self.random.chance(1, 4) {
+                    let at = at + self.random.scaled(10 * MS, 4 * SECOND);
+                    let wait = self.steps(8);
+                    self.fault(at, Kind::Takeover, other, wait, 10 * MS);
+                }
+            }
         }
     }
 }
@@ -266,6 +285,14 @@ pub fn tell_late(plan: &mut Plan, random: &mut Random) {
     tell_of(Plot::Late, plan, random);
 }
 
+/// The same, of clients that go on with one member; drawn by itself for the same reason.
+pub fn tell_onward(plan: &mut Plan, random: &mut Random) {
+    plan.members = 2 + u8::from(random.chance(1, 4));
+    plan.quorum = false;
+    plan.io_timeout = random.scaled(1, 4) * SECOND;
+    tell_of(Plot::Onward, plan, random);
+}
+
 fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
     plan.heal = random.scaled(4, 15) * SECOND;
     plan.heartbeat = random.scaled(100, 800) * MS;
@@ -280,6 +307,7 @@ fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
         Plot::Removal if random.chance(3, 4) => plan.members = 2,
         Plot::Force => plan.members = random.between(2, 3) as u8,
         Plot::Return => plan.members = plan.members.max(3),
+        Plot::Onward => plan.heal *= 4,
         _ => {}
     }
     let mut kinds: Vec<Kind> = Vec::new();
@@ -355,6 +383,9 @@ fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
         if plot == Plot::Split && teller.random.chance(1, 2) {
             // So that who was cut off comes back before the next one.
             at += 6 * SECOND;
+        }
+        if plot == Plot::Onward {
+            at += teller.random.between(4, 12) * SECOND;
         }
     }
     plan.faults = teller.faults;

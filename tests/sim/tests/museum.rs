@@ -864,6 +864,44 @@ fn who_pulled_what_nobody_else_has() {
     scene.end();
 }
 
+/// The links of all members blink, and one node does not come back: whoever was in sync all the time has all data, and goes on.
+#[test]
+fn all_links_blink_and_a_node_stays_away() {
+    let mut scene = Scene::new(3);
+    let client = scene.client();
+    let flushed = scene.write(0, 8);
+    (1..=3).for_each(|member| scene.cut(client, Host::Member(member)));
+    let op = scene.begin_write(CHUNK, 8);
+    scene.until("held", |scene| scene.state() == Some(State::Held));
+    scene.crash(3, true);
+    scene.find(2);
+    assert_eq!(scene.wait(op), Outcome::Ok(Vec::new()));
+    assert_eq!(scene.read(0), flushed);
+    scene.find(1);
+    scene.until("in sync", |scene| scene.is_in_sync(1));
+    scene.start(3);
+    scene.find(3);
+    whole(&mut scene);
+    assert_eq!(scene.held(3, CHUNK), op << 16 | 1);
+    scene.end();
+}
+
+/// A member was told that another one is out, and nobody heard its answer: the one that is out is not enough to go on.
+#[test]
+fn who_may_be_out_does_not_go_on_alone() {
+    let mut scene = Scene::new(2);
+    let client = scene.client();
+    scene.cut(client, Host::Member(2));
+    scene.until("noticed", |scene| scene.state() == Some(State::Changing));
+    scene.cut(client, Host::Member(1));
+    scene.find(2);
+    scene.pass(20 * SECOND);
+    assert_eq!(scene.state(), Some(State::Held));
+    scene.find(1);
+    whole(&mut scene);
+    scene.end();
+}
+
 /// An older state of a disk is no copy, even before the client has noticed: while one is in, the world must not take
 /// the other one away.
 #[test]
@@ -970,6 +1008,7 @@ fn planted() {
         (Bug::ResumeFromRestarted, review_7_all_restart),
         (Bug::AcceptDiverged, review_16_forced_start),
         (Bug::ProveIncomplete, who_pulled_what_nobody_else_has),
+        (Bug::KeepWhoWasLeftOut, who_may_be_out_does_not_go_on_alone),
     ];
     for &(bug, scenario) in rooms {
         plant(Some(bug));

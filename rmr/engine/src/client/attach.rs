@@ -27,9 +27,12 @@ use crate::memory::Memory;
 use crate::planted::on;
 use crate::planted::Bug;
 use crate::time::Nanos;
+use crate::time::Time;
 use crate::time::MILLISECOND;
+use crate::time::SECOND;
 use rmr_proto::Control;
 use rmr_proto::Epoch;
+use rmr_proto::Fences;
 use rmr_proto::Generation;
 use rmr_proto::Mark;
 use rmr_proto::MemberId;
@@ -43,6 +46,10 @@ use rmr_proto::MAX_MARKS;
 
 /// Pause before an attach is tried again.
 const AGAIN: Nanos = 300 * MILLISECOND;
+
+/// Longest wait for all who are in sync, if some would do: those whose connections were closed along with the others' are to be
+/// part of it.
+const PATIENCE: Nanos = 2 * SECOND;
 
 /// So often another client may be faster.
 const MAX_RACES: u32 = 8;
@@ -62,6 +69,7 @@ impl<M: Memory> Coordinator<M> {
         self.pool = options.pool;
         self.generation = Generation::NONE;
         self.used = Epoch::NONE;
+        self.kept = MemberSet::EMPTY;
         self.races = 0;
         self.force = None;
         self.refusal = None;
@@ -75,6 +83,7 @@ impl<M: Memory> Coordinator<M> {
         turn.data.shut(true);
         self.all_stable = turn.data.all_stable();
         self.unflushed = MemberSet::EMPTY;
+        self.held = turn.now;
         self.close_all(turn);
         self.dropping = MemberSet::EMPTY;
         self.next = None;
@@ -165,7 +174,8 @@ impl<M: Memory> Coordinator<M> {
             number,
             nonce: self.random.nonce,
         };
-        let parts = match self.decision(generation) {
+        self.kept = self.kept.minus(self.promised_to_others());
+        let parts = match self.decision(generation, turn.now) {
             Ok(decision) => decision.parts,
             Err(refusal) => return self.undecided(refusal, turn),
         };
@@ -179,11 +189,26 @@ impl<M: Memory> Coordinator<M> {
             let message = to.map(|to| Control::Promise {
                 to,
                 generation,
-                takeover,
+                fences: match takeover {
+                    // What others may have begun with it must not be overlooked.
+                    _ if self.kept.contains(id) => Fences::Nobody,
+                    true => Fences::Alive,
+                    false => Fences::Dead,
+                },
             });
             self.send(id, Step::Round, message, turn);
         }
         true
+    }
+
+    /// Members that have promised somebody else.
+    fn promised_to_others(&self) -> MemberSet {
+        self.peers
+            .iter()
+            .filter_map(|peer| peer.report.as_ref())
+            .filter(|report| report.promised.nonce != self.random.nonce)
+            .map(|report| report.member)
+            .collect()
     }
 
     /// Another client has taken over: this one stops for good (R8). Not if that happened in another history, nor if only
@@ -211,7 +236,12 @@ impl<M: Memory> Coordinator<M> {
         })
     }
 
-    fn decision(&self, generation: Generation) -> Result<Decision, Refusal> {
+    /// How long a suspension waits for all who are in sync, if some would do.
+    fn wait_for_all(&self) -> Nanos {
+        (self.io_timeout() >> 1).min(PATIENCE)
+    }
+
+    fn decision(&self, generation: Generation, now: Time) -> Result<Decision, Refusal> {
         let Some(options) = &self.options else {
             return Err(Refusal::NotNow);
         };
@@ -241,6 +271,11 @@ impl<M: Memory> Coordinator<M> {
                     config,
                     stable: self.all_stable,
                     unflushed: self.unflushed,
+                    kept: if now >= self.held.after(self.wait_for_all()) {
+                        self.kept
+                    } else {
+                        MemberSet::EMPTY
+                    },
                 }),
                 force: self.force,
             },
@@ -276,7 +311,7 @@ impl<M: Memory> Coordinator<M> {
             }
             _ => {}
         }
-        let decision = match self.decision(generation) {
+        let decision = match self.decision(generation, turn.now) {
             Ok(decision) => decision,
             Err(refusal) => return self.undecided(refusal, turn),
         };
@@ -394,6 +429,9 @@ impl<M: Memory> Coordinator<M> {
                 discard,
             }
         });
+        if let Some(next) = self.next.as_ref().filter(|_| !on(Bug::KeepWhoWasLeftOut)) {
+            self.kept = self.kept.intersection(next.in_sync);
+        }
         self.send(id, Step::Round, message, turn);
     }
 
@@ -417,6 +455,7 @@ impl<M: Memory> Coordinator<M> {
         // What was told to the block layer once stays so.
         self.limits = self.limits.or(limits);
         let receivers = next.receivers();
+        self.kept = next.in_sync;
         self.config = Some(next);
         self.refusal = None;
         self.force = None;

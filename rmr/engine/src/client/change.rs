@@ -584,6 +584,7 @@ impl<M: Memory> Coordinator<M> {
         let Some(next) = self.next.take() else {
             return false;
         };
+        self.kept = next.in_sync;
         self.config = Some(next);
         let now = turn.now;
         match goal {

@@ -138,6 +138,11 @@ pub struct Coordinator<M: Memory> {
     pub(super) all_stable: bool,
     /// Members that failed to flush since: what their caches held may be gone.
     pub(super) unflushed: MemberSet,
+    /// Members that were in sync in the last complete configuration and in all that were sent to anybody since, and have
+    /// promised nobody else.
+    pub(super) kept: MemberSet,
+    /// When IO was suspended.
+    pub(super) held: Time,
     pub(super) refusal: Option<Refusal>,
     pub(super) leave: bool,
     pub(super) admin: Option<Pending>,
@@ -186,6 +191,8 @@ impl<M: Memory> Coordinator<M> {
             parts: MemberSet::EMPTY,
             all_stable: false,
             unflushed: MemberSet::EMPTY,
+            kept: MemberSet::EMPTY,
+            held: Time(0),
             refusal: None,
             leave: false,
             admin: None,

@@ -119,6 +119,9 @@ pub struct Open<'a> {
     pub stable: bool,
     /// Members that failed to flush since: what their caches held may be gone, as after a restart.
     pub unflushed: MemberSet,
+    /// Members that were in sync in it and in every configuration that this client has asked anybody to install since, and
+    /// promised to nobody else; none as long as it waits for all. Nobody can have begun without them, so that one is enough.
+    pub kept: MemberSet,
 }
 
 /// How to start.
@@ -376,6 +379,14 @@ fn next_config<'a>(
     let parts = members(good.clone());
     let present = parts.intersection(last.in_sync);
     let missing = last.in_sync.minus(parts);
+    // Who has the device open does not start, it goes on: as if it dropped those that are missing (R6).
+    let onward = match &request.open {
+        Some(own) if last.quorum == Quorum::Off && !missing.is_empty() => {
+            let kept = present.intersection(own.kept);
+            stayed(good.clone(), own).intersection(kept)
+        }
+        _ => MemberSet::EMPTY,
+    };
     let possible = match request.force {
         Some((lost, _)) if missing.is_subset(lost) => match present {
             MemberSet::EMPTY => best_of(good.clone()),
@@ -383,7 +394,11 @@ fn next_config<'a>(
         },
         _ => {
             match last.quorum {
-                Quorum::Off if !missing.is_empty() && !on(Bug::StartWithoutAllInSync) => {
+                Quorum::Off
+                    if !missing.is_empty()
+                        && onward.is_empty()
+                        && !on(Bug::StartWithoutAllInSync) =>
+                {
                     return Err(Refusal::Missing(missing))
                 }
                 Quorum::Majority if !is_majority(parts, last.voters()) => {
@@ -398,9 +413,10 @@ fn next_config<'a>(
         // An administrator can give up what members have that are away: not what the application was told, behind its
         // back, while the device is open.
         Some(own) if request.force.is_none() || !on(Bug::ForceOnOpenDevice) => {
-            let right = members(good.clone().filter(|c| kept_all(c.report, &own)))
-                .intersection(possible)
-                .intersection(own.config.in_sync);
+            let right = match onward {
+                MemberSet::EMPTY => stayed(good.clone(), &own).intersection(possible),
+                some => some,
+            };
             if right.is_empty() && !missing.is_empty() && request.force.is_none() {
                 return Err(Refusal::Missing(missing));
             }
@@ -484,6 +500,11 @@ fn next_config<'a>(
         source,
         parts,
     })
+}
+
+/// Members that hold all that this client acknowledged.
+fn stayed<'a>(candidates: impl Iterator<Item = Candidate<'a>>, own: &Open<'_>) -> MemberSet {
+    members(candidates.filter(|c| kept_all(c.report, own))).intersection(own.config.in_sync)
 }
 
 /// Whether a member holds all that this client acknowledged: it has not restarted since, or nothing can have been lost.

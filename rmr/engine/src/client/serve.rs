@@ -21,6 +21,7 @@ use crate::time::MILLISECOND;
 use crate::time::SECOND;
 use rmr_proto::Config;
 use rmr_proto::Control;
+use rmr_proto::Fences;
 use rmr_proto::MemberId;
 use rmr_proto::MemberReport;
 use rmr_proto::MemberSet;
@@ -273,7 +274,7 @@ impl<M: Memory> Coordinator<M> {
         let message = self.own_target(id).map(|to| Control::Promise {
             to,
             generation,
-            takeover: true,
+            fences: Fences::Alive,
         });
         self.send(id, Step::JoinPromise, message, turn);
     }

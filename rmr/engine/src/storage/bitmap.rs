@@ -463,7 +463,7 @@ mod tests {
     #[test]
     fn behind_the_end() {
         let (real, own) = (bitmaps(), id(3));
-        real.merge(own, 1, core::iter::repeat(!0));
+        real.merge(own, 1, core::iter::repeat_n(!0, CHUNKS as usize));
         assert_eq!(real.next(own, CHUNKS - 1), Some(CHUNKS - 1));
         real.clear(own, CHUNKS - 1..CHUNKS);
         assert_eq!(real.next(own, CHUNKS - 1), None);

@@ -19,6 +19,7 @@ use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Crc32c;
 use rmr_proto::Epoch;
+use rmr_proto::Fences;
 use rmr_proto::Generation;
 use rmr_proto::Kind;
 use rmr_proto::MemberSet;
@@ -89,8 +90,8 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
             Control::Promise {
                 to,
                 generation,
-                takeover,
-            } => self.promise(to, *generation, *takeover, other_alive),
+                fences,
+            } => self.promise(to, *generation, *fences, other_alive),
             Control::Install { .. } => self.install(message, shared),
             Control::Detach {
                 to,
@@ -127,7 +128,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         &mut self,
         to: &Target,
         generation: Generation,
-        takeover: bool,
+        fences: Fences,
         other_alive: bool,
     ) -> Result<Option<Plan>, Status> {
         self.check_target(to, self.info.pool)?;
@@ -137,8 +138,14 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         if !again && !nonce && generation.number <= promised.number {
             return Err(Status::StaleGeneration);
         }
-        if !again && self.serving.is_some() && other_alive && !takeover {
-            return Err(Status::InUse);
+        let other = generation.nonce != promised.nonce;
+        match fences {
+            // It may have begun what this client knows nothing of.
+            Fences::Nobody if other => return Err(Status::StaleGeneration),
+            Fences::Dead if !again && self.serving.is_some() && other_alive => {
+                return Err(Status::InUse)
+            }
+            _ => {}
         }
         self.next.clone_from(&self.record);
         self.next.promised = generation;

@@ -30,6 +30,7 @@ use rmr_proto::DirtyPage;
 use rmr_proto::Epoch;
 use rmr_proto::EpochRecord;
 use rmr_proto::Features;
+use rmr_proto::Fences;
 use rmr_proto::Flags;
 use rmr_proto::Generation;
 use rmr_proto::Geometry;
@@ -461,7 +462,7 @@ impl Rig {
         let promise = Control::Promise {
             to: self.target(),
             generation,
-            takeover: false,
+            fences: Fences::Dead,
         };
         assert_eq!(self.control(&promise), Status::Ok);
         self.promised = generation;

@@ -16,17 +16,25 @@ prop_compose! {
     }
 }
 
+fn any_fences() -> impl Strategy<Value = Fences> {
+    prop_oneof![
+        Just(Fences::Dead),
+        Just(Fences::Alive),
+        Just(Fences::Nobody)
+    ]
+}
+
 fn any_control() -> impl Strategy<Value = Control> {
     let state = || (any_target(false), any_generation(), 1u64.., any::<u64>());
     prop_oneof![
         any_name().prop_map(|name| Control::Query { name }),
-        (any_target(true), any_generation(), any::<bool>()).prop_map(
-            |(to, generation, takeover)| Control::Promise {
+        (any_target(true), any_generation(), any_fences()).prop_map(|(to, generation, fences)| {
+            Control::Promise {
                 to,
                 generation,
-                takeover
+                fences,
             }
-        ),
+        }),
         (any_target(false), any_config(), any::<[bool; 3]>()).prop_map(
             |(mut to, config, [assign, joins, discard])| {
                 to.store = config.store(to.member).unwrap_or(to.store);
@@ -104,7 +112,7 @@ fn samples() -> [Control; 5] {
                 ..to
             },
             generation,
-            takeover: true,
+            fences: Fences::Alive,
         },
         Control::Install {
             to,
@@ -222,7 +230,12 @@ fn refused_fields() {
     for bytes in [&query, &detach, &ping] {
         assert_eq!(with(bytes, FLAGS, &[1]), WireError::Flags(1));
     }
-    assert_eq!(with(&promise, FLAGS, &[2]), WireError::Flags(2));
+    for flags in [3, 4] {
+        assert_eq!(
+            with(&promise, FLAGS, &[flags]),
+            WireError::Flags(flags.into())
+        );
+    }
     for bytes in [&promise, &install, &detach, &ping] {
         assert_eq!(with(bytes, 40, &[0]), WireError::Member(0));
         assert_eq!(with(bytes, 40, &[33]), WireError::Member(33));
@@ -301,7 +314,7 @@ fn encoder_refuses() {
         refused(Control::Promise {
             to,
             generation,
-            takeover: false,
+            fences: Fences::Dead,
         })
     };
     assert_eq!(
