@@ -702,6 +702,40 @@ fn behind() -> World {
     world
 }
 
+/// What is on its way when resync is paused is used, and nothing more comes until it goes on.
+#[test]
+fn paused() {
+    let mut world = behind();
+    let dirty = |world: &World| {
+        let chunks = (0..CHUNKS).filter(|chunk| world.nodes[1].shared.dirty(id(1), *chunk));
+        chunks.count()
+    };
+    while dirty(&world) == CHUNKS as usize {
+        world.answer(1);
+    }
+    world.nodes[1].shared.pause_resync(true);
+    world.nodes[1].event(Event::Heard);
+    for _ in 0..200 {
+        world.answer(1);
+    }
+    let left = dirty(&world);
+    assert!(left > 0 && world.nodes[1].sent.is_empty());
+    // Writes come through, and wait for nothing.
+    (0..100).for_each(|_| world.write(CHUNKS - 1));
+    world.ping(1);
+    assert!((0..200).all(|_| !world.answer(1)));
+    assert_eq!(dirty(&world), left);
+    world.nodes[1].shared.pause_resync(false);
+    world.nodes[1].event(Event::Heard);
+    for _ in 0..10_000 {
+        if !world.answer(1) && world.nodes[1].progress() == Progress::Ready {
+            break;
+        }
+    }
+    assert_eq!(world.nodes[1].progress(), Progress::Ready);
+    assert_eq!(world.nodes[1].data, world.truth);
+}
+
 #[test]
 fn application_writes_have_precedence() {
     let mut world = behind();

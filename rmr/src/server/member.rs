@@ -471,6 +471,12 @@ impl Runner {
         self.ring(bell::HEARD);
     }
 
+    /// Whether resync is to wait. Any context.
+    pub(crate) fn pause(&self, pause: bool) {
+        self.hot.pause_resync(pause);
+        self.ring(bell::HEARD);
+    }
+
     /// The disk is done with something.
     pub(crate) fn disk_done(&self) {
         self.ring(bell::DISK);

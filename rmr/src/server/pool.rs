@@ -25,6 +25,8 @@ use crate::store::Store;
 use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
+use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_proto::MemberId;
@@ -66,6 +68,8 @@ pub(crate) struct Pool {
     pub(crate) member: MemberId,
     /// Where the other members are.
     pub(crate) book: Arc<Book>,
+    /// Nothing is to be pulled; stays so for each start of the member.
+    paused: Atomic<bool>,
     /// Held while a member is started or stopped.
     #[pin]
     changing: Mutex<()>,
@@ -88,6 +92,20 @@ impl Pool {
         Some(self.runner()?.report())
     }
 
+    /// Whether resync waits for the administrator.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Relaxed)
+    }
+
+    /// Lets resync wait, or go on.
+    pub(crate) fn pause(&self, pause: bool) {
+        let current = self.current.lock();
+        self.paused.store(pause, Relaxed);
+        if let Some(runner) = &current.runner {
+            runner.pause(pause);
+        }
+    }
+
     /// Starts the member that `store` makes.
     fn attach(&self, registry: &Registry, store: Arc<dyn Store>) -> Result {
         let _changing = self.changing.lock();
@@ -99,7 +117,9 @@ impl Pool {
             ));
         }
         let runner = registry.start(store.clone(), self.book.clone())?;
-        *self.current.lock() = Current {
+        let mut current = self.current.lock();
+        runner.pause(self.is_paused());
+        *current = Current {
             store: Some(store),
             runner: Some(runner),
         };
@@ -150,7 +170,9 @@ impl Pool {
                     core::format_args!("{}", self.name),
                     core::format_args!("{}", self.member)
                 );
-                self.current.lock().runner = Some(runner);
+                let mut current = self.current.lock();
+                runner.pause(self.is_paused());
+                current.runner = Some(runner);
                 return;
             }
         }
@@ -305,6 +327,7 @@ impl Registry {
                 name,
                 member,
                 book,
+                paused: Atomic::new(false),
                 changing <- new_mutex!(()),
                 current <- new_mutex!(Current { store: None, runner: None }),
             }? Error),

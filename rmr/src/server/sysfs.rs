@@ -18,6 +18,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use rmr_engine::options::Key;
 use rmr_engine::options::Options;
+use rmr_engine::options::Value;
 use rmr_proto::MemberReport;
 use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Attr;
@@ -47,7 +48,7 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
 )];
 
 /// Files of a pool.
-pub(crate) static POOL: [Attr<Pool>; 10] = [
+pub(crate) static POOL: [Attr<Pool>; 11] = [
     Attr::wo(
         c"add_peer",
         "member_id=<1..32> path=[<src>,]<dst> [path=...] [sessname=<name>]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
@@ -60,6 +61,15 @@ pub(crate) static POOL: [Attr<Pool>; 10] = [
         Registry::get()?.leave(&pool.name)
     })
     .removes_self(),
+    Attr::rw(
+        c"resync_paused",
+        |pool: &Pool, w| writeln!(w, "{}", u32::from(pool.is_paused())),
+        |pool: &Arc<Pool>, line| {
+            let parse = || Value::single("resync_paused", line)?.boolean();
+            pool.pause(parse().map_err(malformed!("resync_paused"))?);
+            Ok(())
+        },
+    ),
     Attr::ro(c"member_id", |pool: &Pool, w| {
         writeln!(w, "{}", pool.member)
     }),

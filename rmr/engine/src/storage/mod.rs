@@ -124,7 +124,7 @@ pub enum Event<'a> {
     },
     /// A write has to wait ([`Verdict::Wait`]).
     Waiting,
-    /// The watermark may have moved, or a flush failed. Never needed for the former, but helps.
+    /// The watermark may have moved, a flush failed, or resync is paused or not. Never needed for the first, but helps.
     Heard,
     /// The time of the last [`Action::Timer`] has come.
     Timer,

@@ -14,7 +14,8 @@
 //! source, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
 //! for as long as that took, within bounds: application IO has the better half of disks and wires. A source that does not
 //! answer in time has its connection closed. What a source cannot read is asked for block by block, and a block that no member
-//! in sync can read is put on the list of unreadable sectors instead. It ends with the episode.
+//! in sync can read is put on the list of unreadable sectors instead. It ends with the episode. While the administrator has it paused, no chunk
+//! is asked for.
 //!
 //! Not here: the data, which the caller holds between [`Event::PeerReply`](super::Event::PeerReply) and
 //! [`Action::PullWrite`].
@@ -315,9 +316,11 @@ impl Resync {
 
     /// Claims the stubborn chunk, or lets go of it when that took too long. `true`: writes may go on.
     fn claim<M: Memory, J>(&mut self, now: Time, shared: &Shared<M, J>) -> bool {
+        // No write waits for what is not asked for.
+        let paused = shared.resync_is_paused();
         match self.claimed {
-            Some(until) if now >= until => return self.let_go(shared),
-            None if self.vain >= VAIN => {
+            Some(until) if now >= until || paused => return self.let_go(shared),
+            None if self.vain >= VAIN && !paused => {
                 self.claimed = Some(now.after(CLAIM));
                 shared.pulls.claim(self.stubborn);
             }
@@ -475,7 +478,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     /// Asks for as many chunks as may be on their way; when to be called again.
     fn pull<J>(&mut self, now: Time, shared: &Shared<M, J>, out: &mut impl Out) -> Time {
         let own = self.info.member;
-        let most = self.resync.most(now, shared.watermark());
+        let most = match self.resync.most(now, shared.watermark()) {
+            _ if shared.resync_is_paused() => 0,
+            most => most,
+        };
         shared.bitmaps.spell_out(own);
         let mut wrapped = false;
         let mut later = false;
@@ -931,6 +937,20 @@ mod tests {
         assert!(resync.claim(until, &shared) && !is_claimed());
         assert!(!resync.claim(until, &shared) && !is_claimed());
         assert!(!resync.let_go(&shared));
+    }
+
+    /// No write waits for a chunk while nothing is asked for.
+    #[test]
+    fn nothing_is_claimed_while_paused() {
+        let (mut resync, shared) = (Resync::new(), shared());
+        let is_claimed = || shared.pulls.is_claimed(&(5..6));
+        (0..VAIN).for_each(|_| resync.put_off(5));
+        shared.pause_resync(true);
+        assert!(!resync.claim(NOW, &shared) && !is_claimed());
+        shared.pause_resync(false);
+        assert!(!resync.claim(NOW, &shared) && is_claimed());
+        shared.pause_resync(true);
+        assert!(resync.claim(NOW, &shared) && !is_claimed());
     }
 
     #[test]

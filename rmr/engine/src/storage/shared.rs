@@ -90,11 +90,13 @@ pub struct Shared<M: Memory, J> {
     failures: AtomicU64,
     /// As many of them had failed when a flush began that succeeded.
     forgiven: AtomicU64,
+    /// The administrator wants nothing to be pulled.
+    paused: AtomicU32,
 }
 
 #[cfg(not(CONFIG_RUST))]
 crate::memory::copy_and_hash!(Shared<HostMemory, J>:
-    geometry, dedupe, recent, bitmaps, extents, pulls, unreadable, stable, flush_failed, failures, forgiven,
+    geometry, dedupe, recent, bitmaps, extents, pulls, unreadable, stable, flush_failed, failures, forgiven, paused,
 );
 
 impl<M: Memory, J> Shared<M, J> {
@@ -113,12 +115,24 @@ impl<M: Memory, J> Shared<M, J> {
             flush_failed: AtomicU32::new(0),
             failures: AtomicU64::new(0),
             forgiven: AtomicU64::new(0),
+            paused: AtomicU32::new(0),
         })
     }
 
     /// Size and chunk size.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// Whether resync is to wait; [`Event::Heard`](super::Event::Heard) tells the member. What is on its way is used, and the member
+    /// stays one that catches up. Any context.
+    pub fn pause_resync(&self, pause: bool) {
+        self.paused.store(pause.into());
+    }
+
+    /// Whether resync is to wait.
+    pub fn resync_is_paused(&self) -> bool {
+        self.paused.load() != 0
     }
 
     /// A write wants to be executed. `token` is kept only if the answer is `Join`. If it has to wait, `busy` is called with the
