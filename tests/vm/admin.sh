@@ -166,6 +166,27 @@ test_invalidate() {
 	compare_data_areas p
 }
 
+# Nothing is pulled while it is paused; new writes arrive, and it goes on on command.
+test_paused() {
+	local file=$rmr_server/pools/p/resync_paused left
+	three_legs
+	sysfs_write node2 "$file" 1
+	client "rmr-iotest fill $(pool_device p) --seed 12"
+	sysfs_write client "$members/node2/invalidate" 1
+	wait_legs catching_up 2
+	sleep 2
+	left=$(sysfs_read client "$members/node2/resync_left")
+	((left > 0)) || fail "nothing is left"
+	client "rmr-iotest model $(pool_device p) --seconds 3 --span 16M"
+	equal "$(sysfs_read client "$members/node2/resync_left")" "$left" "chunks left"
+	equal "$(leg_state p 2)" catching_up "its state"
+	expect_fail EINVAL sysfs_write node2 "$file" later
+	equal "$(sysfs_read node2 "$file")" 1 "$file"
+	sysfs_write node2 "$file" 0
+	wait_legs in_sync 1 2 3
+	compare_data_areas p
+}
+
 # The last one with all data stays.
 test_last() {
 	pool_down p
@@ -223,6 +244,18 @@ test_suspended() {
 	done
 	wait_for "$state_seconds" pool_is mapped
 	wait_for 30 client '[ "$(cat /tmp/written)" = 0 ]'
+	wait_legs in_sync 1 2
+	compare_data_areas p
+
+	# One that was in sync to the last is enough; the other one is taken back.
+	for k in 1 2; do
+		cluster link "node$k" 1 down
+	done
+	wait_for "$state_seconds" pool_is suspended
+	cluster link node2 1 up
+	wait_for "$state_seconds" pool_is mapped
+	client "dd if=/dev/urandom of=$dev bs=64k count=4 oflag=direct status=none"
+	cluster link node1 1 up
 	wait_legs in_sync 1 2
 	compare_data_areas p
 
@@ -320,6 +353,7 @@ run_test "a leg is taken out for a while" test_disassemble
 run_test "a leg is taken out for good, and its node comes back new" test_delete
 run_test "nodes know where the others are" test_peers
 run_test "a disk is written anew" test_invalidate
+run_test "resync is paused" test_paused
 run_test "the last leg with all data stays" test_last
 run_test "changes are told" test_told
 run_test "IO waits for members with all data, or fails" test_suspended
