@@ -12,6 +12,7 @@ mod client;
 mod disk;
 mod server;
 mod store;
+mod superblock;
 
 module! {
     type: Brmr,

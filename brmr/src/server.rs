@@ -15,6 +15,7 @@ use rmr::refuse;
 use rmr::refuse::text;
 use rmr::server::StoreHandle;
 use rmr::store::Store;
+use rmr_engine::options::Error as Malformed;
 use rmr_engine::options::Key;
 use rmr_engine::options::Options;
 use rmr_proto::Geometry;
@@ -78,18 +79,24 @@ impl tree::Registry for Registry {
 static CTL: [Attr<Registry>; 2] = [
     Attr::wo(
         c"create_store",
-        "device=<path> pool=<name> mapped_size=<512-byte sectors> [member_id=<1..32>] [chunk_size=<bytes>] [init=zero|equal] [force=1]",
+        "device=<path> pool=<name> mapped_size=<512-byte sectors> [metadata=<path>] [member_id=<1..32>] [chunk_size=<bytes>] [init=zero|equal] [force=1]",
         create_store,
     ),
-    Attr::wo(c"add_store", "device=<path> pool=<name>", add_store),
+    Attr::wo(c"add_store", "device=<path> pool=<name> [metadata=<path>]", add_store),
 ];
 
-static STORE: [Attr<LocalStore>; 6] = [
+static STORE: [Attr<LocalStore>; 7] = [
     Attr::ro(c"dev_size", |store, w| writeln!(w, "{}", store.device().size() / 512)),
     Attr::ro(c"mapped_size", |store, w| {
         writeln!(w, "{}", store.info().geometry().size() / 512)
     }),
     Attr::ro(c"bdev_name", |store, w| writeln!(w, "{}", text(store.device().name()))),
+    Attr::ro(c"metadata", |store, w| {
+        writeln!(w, "{}", match store.metadata_device() {
+            Some(metadata) => text(metadata.name()),
+            None => "internal",
+        })
+    }),
     Attr::ro(c"state", |store, w| {
         let serving = REGISTRY.get().is_some_and(|r| r.is_serving(store));
         writeln!(w, "{}", if serving { "mapped" } else { "unmapped" })
@@ -123,6 +130,14 @@ fn forced(command: &str, line: &[u8]) -> Result<bool> {
     }
 }
 
+/// The path of the metadata device, if the store is to have one.
+fn metadata_path<'a>(
+    options: &Options<'a>,
+) -> core::result::Result<Option<&'a str>, Malformed<'a>> {
+    let value = options.get("metadata");
+    value.map(|m| m.text_up_to(MAX_PATH)).transpose()
+}
+
 fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
     const COMMAND: &str = "create_store";
     const KEYS: &[Key] = &[
@@ -133,6 +148,7 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
         Key::once("chunk_size"),
         Key::once("init"),
         Key::once("force"),
+        Key::once("metadata"),
     ];
     let parse = || {
         let options = Options::parse(line, KEYS)?;
@@ -149,9 +165,11 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             .map(|i| i.choice(&["zero", "equal"]))
             .transpose()?;
         let force = options.get("force").map(|f| f.boolean()).transpose()?;
-        Ok((path, name, sectors, member, chunk, init, force))
+        let metadata = metadata_path(&options)?;
+        Ok((path, name, sectors, member, chunk, init, force, metadata))
     };
-    let (path, name, sectors, member, chunk, init, force) = parse().map_err(malformed!(COMMAND))?;
+    let (path, name, sectors, member, chunk, init, force, metadata) =
+        parse().map_err(malformed!(COMMAND))?;
     let shift = match chunk {
         None => Ok(Geometry::DEFAULT_CHUNK_SHIFT),
         Some(bytes) => Geometry::shift_of(bytes),
@@ -178,7 +196,12 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
     };
     registry.check_name(COMMAND, &name)?;
     rmr::server::check_member(COMMAND, &name, member)?;
-    registry.attach(LocalStore::create(registry.module, path, &create)?)
+    registry.attach(LocalStore::create(
+        registry.module,
+        path,
+        metadata,
+        &create,
+    )?)
 }
 
 fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
@@ -188,6 +211,7 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
         Key::once("pool"),
         Key::once("mapped_size"),
         Key::once("mode"),
+        Key::once("metadata"),
     ];
     const COMMAND: &str = "add_store";
     let parse = || {
@@ -202,11 +226,12 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             .get("mode")
             .map(|m| m.choice(&["add"]))
             .transpose()?;
-        Ok((path, name, sectors))
+        let metadata = metadata_path(&options)?;
+        Ok((path, name, sectors, metadata))
     };
-    let (path, name, sectors) = parse().map_err(malformed!(COMMAND))?;
+    let (path, name, sectors, metadata) = parse().map_err(malformed!(COMMAND))?;
     registry.check_name(COMMAND, &name)?;
-    let store = LocalStore::open(registry.module, path, &name)?;
+    let store = LocalStore::open(registry.module, path, metadata, &name)?;
     let size = store.info().geometry().size() / 512;
     if sectors.is_some_and(|sectors| sectors != size) {
         return Err(refuse!(

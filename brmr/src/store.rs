@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The store of a storage node: a pool member's data on a local block device.
+//! The store of a storage node: a pool member's data on a local block device, and its metadata there or on another one.
 //!
-//! The device carries a metadata area (superblock and epoch record, in two copies each, and room for what will
-//! track missed writes) and the data area, laid out by `rmr_proto::Layout`. IO goes to the data area
-//! asynchronously. Who may ask for it, and when, is decided in `rmr`.
+//! The device carries a metadata area (superblock, epoch record, activity log and dirty bitmaps, in two copies each) and
+//! the data area, laid out by `rmr_proto::Layout`; or its superblock and the data area alone, and all the rest is on the
+//! metadata device. IO goes to the data area asynchronously. Who may ask for it, and when, is decided in `rmr`.
+//!
+//! Each record is stable when its write returns, on whatever device it is. So what a flush of the store makes stable is data,
+//! and it goes to the device with the data alone.
 
+use crate::superblock::forget_older;
+use crate::superblock::Current;
+use crate::superblock::Superblocks;
 use brmr_sys::plugged;
 use brmr_sys::BioDone;
 use brmr_sys::BioOp;
@@ -26,22 +32,23 @@ use rmr::store::StoreDone;
 use rmr::store::StoreInfo;
 use rmr::store::StoreIo;
 use rmr::store::StoreOp;
-use rmr_proto::pick_newest;
+use rmr_proto::DeviceRole;
 use rmr_proto::EpochRecord;
 use rmr_proto::Features;
 use rmr_proto::Found;
 use rmr_proto::Geometry;
 use rmr_proto::Layout;
+use rmr_proto::LayoutError;
 use rmr_proto::Limits;
 use rmr_proto::LogPage;
 use rmr_proto::MemberId;
+use rmr_proto::MetadataDevice;
 use rmr_proto::PoolName;
 use rmr_proto::Scan;
 use rmr_proto::Status;
 use rmr_proto::StoreState;
 use rmr_proto::Superblock;
 use rmr_proto::Uuid;
-use rmr_proto::FIRST_SUPERBLOCK;
 use rmr_proto::LOG_PAGES;
 use rmr_proto::RECORD_BYTES;
 use rmr_sys::crc::KernelCrc;
@@ -67,22 +74,18 @@ pub(crate) struct Create {
     pub(crate) keep_data: bool,
 }
 
-/// A superblock or epoch record with the number of its version.
-struct Current<T> {
-    sequence: u64,
-    record: T,
-}
-
 /// An open store.
 #[pin_data]
 pub(crate) struct LocalStore {
     module: &'static ThisModule,
     info: StoreInfo,
     bios: BioSet<Answer>,
+    /// The device with the metadata, if that is not the one with the data.
+    metadata: Option<Arc<BlockDevice>>,
     /// For write-zeroes, which may take long and fall back to writing.
     zeroes: Arc<Queue>,
     #[pin]
-    superblock: Mutex<Current<Superblock>>,
+    superblocks: Mutex<Superblocks>,
 }
 
 /// What travels with a bio: the promise to answer.
@@ -118,19 +121,66 @@ fn open_device(command: &str, path: &str) -> Result<Arc<BlockDevice>> {
     })
 }
 
+/// Opens the metadata device beside that with the data, which is open already.
+fn open_metadata(command: &str, path: &str, device: &BlockDevice) -> Result<Arc<BlockDevice>> {
+    let name = CString::try_from_fmt(fmt!("{path}"))?;
+    if brmr_sys::device_number(&name) == Ok(device.dev()) {
+        return Err(refuse!(
+            EINVAL,
+            "{}: device= and metadata= are one device, {}; give two, or leave metadata= out to have both on it",
+            command,
+            path
+        ));
+    }
+    let metadata = open_device(command, path)?;
+    check_blocks(command, path, &metadata)?;
+    Ok(metadata)
+}
+
+/// Refuses a device on which a record is less than a block.
+fn check_blocks(command: &str, path: &str, device: &BlockDevice) -> Result {
+    if device.logical_block() > RECORD_BYTES as u32 {
+        return Err(refuse!(
+            EINVAL,
+            "{}: device {} has blocks of {} bytes, at most {} are supported; take another device",
+            command,
+            path,
+            device.logical_block(),
+            RECORD_BYTES
+        ));
+    }
+    Ok(())
+}
+
 impl LocalStore {
-    /// Makes a store on the device and opens it. Sleeps, and takes as long as zeroing the data area takes; a
-    /// fatal signal interrupts it, and leaves a store that must be created again with `force`.
+    /// Makes a store on the device, and on a metadata device if there is one, and opens it. Sleeps, and takes as long as
+    /// zeroing the data area takes; a fatal signal interrupts it, and leaves a store that must be created again with
+    /// `force`.
     #[inline(never)]
     pub(crate) fn create(
         module: &'static ThisModule,
         path: &str,
+        metadata_path: Option<&str>,
         create: &Create,
     ) -> Result<Arc<Self>> {
         const COMMAND: &str = "create_store";
         let device = open_device(COMMAND, path)?;
-        let layout = Layout::compute(device.size(), create.geometry)
-            .map_err(|error| refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error))?;
+        let metadata = metadata_path
+            .map(|path| open_metadata(COMMAND, path, &device))
+            .transpose()?;
+        let layout = match &metadata {
+            None => Layout::compute(device.size(), create.geometry),
+            Some(metadata) => {
+                Layout::compute_external(device.size(), metadata.size(), create.geometry)
+            }
+        }
+        .map_err(|error| {
+            let path = match error {
+                LayoutError::MetadataTooSmall { .. } => metadata_path.unwrap_or(path),
+                _ => path,
+            };
+            refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error)
+        })?;
         if create
             .geometry
             .size()
@@ -145,64 +195,52 @@ impl LocalStore {
                 path
             ));
         }
-        if device.logical_block() > RECORD_BYTES as u32 {
-            return Err(refuse!(
-                EINVAL,
-                "{}: device {} has blocks of {} bytes, at most {} are supported; take another device",
-                COMMAND,
-                path,
-                device.logical_block(),
-                RECORD_BYTES
-            ));
-        }
+        check_blocks(COMMAND, path, &device)?;
         check_free(&device, path, create)?;
+        if let (Some(metadata), Some(path)) = (&metadata, metadata_path) {
+            check_free(metadata, path, create)?;
+        }
         let superblock = Superblock {
+            role: DeviceRole::Data,
             state: StoreState::Initialising,
             store: rand::uuid(),
             pool: Uuid::NIL,
             name: create.name,
             member: create.member,
             logical_block: device.logical_block(),
-            layout: layout.clone(),
+            layout,
+            metadata: metadata.is_some().then(|| MetadataDevice {
+                uuid: rand::uuid(),
+                starts: 0,
+            }),
         };
-        let failed = |error: Error| {
-            refuse!(
-                error,
-                "{}: device {}: writing failed ({:?}); see the messages of its driver, then create the store again with force=1",
-                COMMAND,
-                path,
-                error
-            )
-        };
-        let mut superblock = Current {
-            sequence: 0,
-            record: superblock,
-        };
-        superblock.write(&device).map_err(failed)?;
-        forget_older(&device, &layout).map_err(failed)?;
-        if !create.keep_data {
-            let data = layout.data();
-            device
-                .zeroout(data.offset, data.len, true, |_| Ok(()))
-                .map_err(failed)?;
-        }
-        blank_records(&device, &layout, superblock.record.store).map_err(failed)?;
-        device.flush().map_err(failed)?;
-        superblock.record.state = StoreState::Ready;
-        superblock.write(&device).map_err(failed)?;
-        Self::new(module, device, superblock)
+        let superblocks = write_new(&device, metadata.as_deref(), superblock, create.keep_data)
+            .map_err(|error| {
+                refuse!(
+                    error,
+                    "{}: writing device {}{}{} failed ({:?}); see the messages of its driver, then create the store again with force=1",
+                    COMMAND,
+                    path,
+                    if metadata_path.is_some() { " or " } else { "" },
+                    metadata_path.unwrap_or(""),
+                    error
+                )
+            })?;
+        Self::new(module, device, metadata, superblocks)
     }
 
-    /// Opens the store that is on the device. It must be one of pool `name`. Sleeps.
+    /// Opens the store that is on the device, with its metadata device if it has one. It must be one of pool `name`.
+    /// Sleeps.
     #[inline(never)]
     pub(crate) fn open(
         module: &'static ThisModule,
         path: &str,
+        metadata_path: Option<&str>,
         name: &PoolName,
     ) -> Result<Arc<Self>> {
         const COMMAND: &str = "add_store";
         let device = open_device(COMMAND, path)?;
-        let superblock = Current::<Superblock>::read(&device, path)?;
+        let mut superblock = Current::read(&device, path)?;
         let record = &superblock.record;
         if record.name != *name {
             return Err(refuse!(
@@ -236,23 +274,64 @@ impl LocalStore {
             .layout
             .check_fits(device.size())
             .map_err(|error| refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error))?;
-        Self::new(module, device, superblock)
+        let metadata = match (&record.metadata, metadata_path) {
+            (None, None) => None,
+            (Some(_), Some(metadata_path)) => {
+                let metadata = open_metadata(COMMAND, metadata_path, &device)?;
+                let current = Current::read_metadata(&metadata, metadata_path, record)?;
+                record
+                    .layout
+                    .check_metadata_fits(metadata.size())
+                    .map_err(|error| {
+                        refuse!(ENOSPC, "{}: device {}: {}", COMMAND, metadata_path, error)
+                    })?;
+                Some((metadata, current))
+            }
+            (Some(metadata), None) => {
+                return Err(refuse!(
+                    EINVAL,
+                    "{}: the store on device {} has its metadata on another device, of UUID {}; give that as metadata=",
+                    COMMAND,
+                    path,
+                    metadata.uuid
+                ))
+            }
+            (None, Some(_)) => {
+                return Err(refuse!(
+                    EINVAL,
+                    "{}: the store on device {} has its metadata there, too; leave metadata= out",
+                    COMMAND,
+                    path
+                ))
+            }
+        };
+        superblock.mend(&device)?;
+        let (metadata, current) = match metadata {
+            None => (None, None),
+            Some((metadata, mut current)) => {
+                current.mend(&metadata)?;
+                (Some(metadata), Some(current))
+            }
+        };
+        let superblocks = Superblocks::new(superblock, current);
+        Self::new(module, device, metadata, superblocks)
     }
 
     #[inline(never)]
     fn new(
         module: &'static ThisModule,
         device: Arc<BlockDevice>,
-        superblock: Current<Superblock>,
+        metadata: Option<Arc<BlockDevice>>,
+        superblocks: Superblocks,
     ) -> Result<Arc<Self>> {
-        let record = &superblock.record;
+        let record = &superblocks.data.record;
         let info = StoreInfo {
             pool_name: record.name,
             pool_uuid: record.pool,
             store_uuid: record.store,
             member: record.member,
             layout: record.layout.clone(),
-            limits: limits(&device),
+            limits: limits(&device, metadata.as_deref()),
         };
         let bios = BioSet::new(device, RESERVE)?;
         let zeroes = Queue::new(c"brmr-zeroes", Flags::UNBOUND | Flags::MEM_RECLAIM)?;
@@ -261,23 +340,42 @@ impl LocalStore {
                 module,
                 info,
                 bios,
+                metadata,
                 zeroes,
-                superblock <- new_mutex!(superblock),
+                superblocks <- new_mutex!(superblocks),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// The device below.
+    /// The device with the data.
     pub(crate) fn device(&self) -> &Arc<BlockDevice> {
         self.bios.bdev()
     }
 
-    /// Makes the device blank where [`Scan`] would find the store. Nothing uses the store any more. Sleeps.
+    /// The metadata device, if the metadata is not on the device with the data.
+    pub(crate) fn metadata_device(&self) -> Option<&Arc<BlockDevice>> {
+        self.metadata.as_ref()
+    }
+
+    /// The device with the records.
+    fn records(&self) -> &Arc<BlockDevice> {
+        self.metadata.as_ref().unwrap_or(self.device())
+    }
+
+    /// Makes the devices blank where [`Scan`] would find the store. Nothing uses the store any more. Sleeps.
     pub(crate) fn wipe(&self) -> Result {
+        let superblocks = self.superblocks.lock();
+        // Both are tried, whatever becomes of the first.
+        let metadata = match (&superblocks.metadata, &self.metadata) {
+            (Some(current), Some(device)) => current.wipe(device),
+            _ => Ok(()),
+        };
+        superblocks.data.wipe(self.device())?;
+        metadata?;
         let zeroes = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-        for place in [self.info.layout.superblock(), self.info.layout.epoch()].as_flattened() {
-            self.device()
+        for place in self.info.layout.epoch() {
+            self.records()
                 .write(place.offset, &zeroes[..], WriteFlags::FUA)?;
         }
         Ok(())
@@ -285,10 +383,16 @@ impl LocalStore {
 }
 
 /// What the device can do, for the members' common limits.
-fn limits(device: &BlockDevice) -> Limits {
+fn limits(device: &BlockDevice, metadata: Option<&BlockDevice>) -> Limits {
+    let metadata_cache = metadata.is_some_and(|metadata| metadata.write_cache());
+    // FUA is of data: without a cache for that, every write has it.
+    let fua = device.fua() || (metadata_cache && !device.write_cache());
     let features = Features::EMPTY
-        .set(Features::WRITE_CACHE, device.write_cache())
-        .set(Features::FUA, device.fua())
+        .set(
+            Features::WRITE_CACHE,
+            device.write_cache() || metadata_cache,
+        )
+        .set(Features::FUA, fua)
         .set(Features::DISCARD, device.max_discard() > 0)
         .set(Features::WRITE_ZEROES, true)
         .set(Features::ROTATIONAL, device.rotational());
@@ -330,6 +434,12 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
     }
     match scan.found() {
         Found::Blank => Ok(()),
+        Found::Metadata(Some(other)) if other != create.name => Err(refuse!(
+            numbered(bindings::EMEDIUMTYPE),
+            "create_store: device {} has the metadata of a store of pool {}, which force=1 does not overwrite; if it is not needed any more, add_store and delete_store it first, or overwrite its first MiB if the device with the data is gone",
+            path,
+            other
+        )),
         Found::Store(Some(other)) if other != create.name => Err(refuse!(
             numbered(bindings::EMEDIUMTYPE),
             "create_store: device {} has a store of pool {}, which force=1 does not overwrite; if it is not needed any more, add_store and delete_store it first",
@@ -346,19 +456,36 @@ fn check_free(device: &BlockDevice, path: &str, create: &Create) -> Result {
     }
 }
 
-/// Blanks second superblocks of stores that the device had before: should the first one of the new store ever be
-/// lost, they would be taken for candidates.
-fn forget_older(device: &BlockDevice, layout: &Layout) -> Result {
-    let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-    let [_, ours] = layout.superblock();
-    for place in Layout::second_superblocks(device.size()).filter(|p| *p != ours) {
-        device.read(place.offset, &mut buf[..])?;
-        if Superblock::parse::<KernelCrc>(place, &buf[..]).is_ok() {
-            buf.fill(0);
-            device.write(place.offset, &buf[..], WriteFlags::FUA)?;
-        }
+/// Writes all that a new store has on its devices. It is ready when all of it is stable, on both.
+#[inline(never)]
+fn write_new(
+    device: &BlockDevice,
+    metadata: Option<&BlockDevice>,
+    superblock: Superblock,
+    keep_data: bool,
+) -> Result<Superblocks> {
+    let store = superblock.store;
+    let data = superblock.layout.data();
+    let of_metadata = superblock.of_metadata().map(Current::new).transpose()?;
+    let mut superblocks = Superblocks::new(Current::new(superblock)?, of_metadata);
+    superblocks.data.write(device)?;
+    if let (Some(current), Some(metadata)) = (&mut superblocks.metadata, metadata) {
+        current.write(metadata)?;
+        forget_older(metadata, &current.record)?;
     }
-    Ok(())
+    forget_older(device, &superblocks.data.record)?;
+    if !keep_data {
+        device.zeroout(data.offset, data.len, true, |_| Ok(()))?;
+    }
+    let records = metadata.unwrap_or(device);
+    blank_records(records, &superblocks.data.record.layout, store)?;
+    // The data area, and the records if they are here.
+    device.flush()?;
+    if let Some(metadata) = metadata {
+        metadata.flush()?;
+    }
+    superblocks.set_ready(device, metadata)?;
+    Ok(superblocks)
 }
 
 /// Writes the records of a store that was never started: an empty log, and the default epoch record. Bitmaps do not count
@@ -382,77 +509,6 @@ fn blank_records(device: &BlockDevice, layout: &Layout, store: Uuid) -> Result {
     Ok(())
 }
 
-impl Current<Superblock> {
-    /// Reads the newest superblock; completes an interrupted write of it.
-    #[inline(never)]
-    fn read(device: &BlockDevice, path: &str) -> Result<Self> {
-        let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-        device.read(FIRST_SUPERBLOCK.offset, &mut buf[..])?;
-        let first = Superblock::parse::<KernelCrc>(FIRST_SUPERBLOCK, &buf[..]);
-        let second = match &first {
-            Ok(first) => {
-                let [_, place] = first.record.layout.superblock();
-                device.read(place.offset, &mut buf[..])?;
-                Superblock::parse::<KernelCrc>(place, &buf[..])
-            }
-            // The first is lost: the second is somewhere before the data area.
-            Err(error) => {
-                let mut found = Err(*error);
-                for place in Layout::second_superblocks(device.size()) {
-                    device.read(place.offset, &mut buf[..])?;
-                    let Ok(copy) = Superblock::parse::<KernelCrc>(place, &buf[..]) else {
-                        continue;
-                    };
-                    if found.is_ok() {
-                        return Err(refuse!(
-                            numbered(bindings::EUCLEAN),
-                            "device {} has superblocks of more than one store, and none at the begin; it cannot be said which is right",
-                            path
-                        ));
-                    }
-                    found = Ok(copy);
-                }
-                found
-            }
-        };
-        let newest = pick_newest(first, second).map_err(|error| {
-            refuse!(
-                numbered(bindings::EMEDIUMTYPE),
-                "device {} has no store: {}; use create_store for a new one",
-                path,
-                error
-            )
-        })?;
-        let mut current = Self {
-            sequence: newest.sequence,
-            record: newest.record,
-        };
-        if let Some(bad) = newest.rewrite {
-            current.write_from(device, bad)?;
-        }
-        Ok(current)
-    }
-
-    /// Writes both copies, one after the other, as the next version.
-    fn write(&mut self, device: &BlockDevice) -> Result {
-        self.write_from(device, 0)
-    }
-
-    /// The same, beginning with copy `first`: a bad one, so that a good one is left whatever happens.
-    fn write_from(&mut self, device: &BlockDevice, first: u16) -> Result {
-        let mut buf = KBox::<[u8; RECORD_BYTES]>::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-        self.sequence = self.sequence.checked_add(1).ok_or(EOVERFLOW)?;
-        for copy in [first, 1 - first] {
-            let place = self
-                .record
-                .encode::<KernelCrc>(self.sequence, copy, &mut buf)
-                .map_err(|_| EINVAL)?;
-            device.write(place.offset, &buf[..], WriteFlags::FUA)?;
-        }
-        Ok(())
-    }
-}
-
 /// A request whose work may be dropped before it has run.
 struct Later(Option<StoreDone>);
 
@@ -467,7 +523,7 @@ impl Drop for Later {
 impl Store for LocalStore {
     fn info(&self) -> StoreInfo {
         let mut info = self.info.clone();
-        info.pool_uuid = self.superblock.lock().record.pool;
+        info.pool_uuid = self.superblocks.lock().data.record.pool;
         info
     }
 
@@ -512,16 +568,21 @@ impl Store for LocalStore {
     }
 
     fn read_record(&self, offset: u64, page: &mut [u8; RECORD_BYTES]) -> Result {
-        self.device().read(offset, page)
+        self.records().read(offset, page)
     }
 
     fn write_record(&self, offset: u64, page: &[u8; RECORD_BYTES]) -> Result {
-        self.device().write(offset, page, WriteFlags::FUA)
+        if let Some(metadata) = &self.metadata {
+            self.superblocks
+                .lock()
+                .note_start(self.device(), metadata)?;
+        }
+        self.records().write(offset, page, WriteFlags::FUA)
     }
 
     fn assign_pool(&self, pool: Uuid) -> Result {
-        let mut superblock = self.superblock.lock();
-        superblock.record.pool = pool;
-        superblock.write(self.device())
+        let mut superblocks = self.superblocks.lock();
+        superblocks.data.record.pool = pool;
+        superblocks.data.write(self.device())
     }
 }

@@ -160,6 +160,18 @@ unsafe impl Send for BlockDevice {}
 // SAFETY: IO may be submitted from several CPUs at once; the fields do not change.
 unsafe impl Sync for BlockDevice {}
 
+/// The device number (`dev_t`) of the block device `path`, without opening it. Sleeps. For the task of an administrator.
+///
+/// # Errors
+///
+/// `ENOENT`, `ENOTBLK` and so on.
+pub fn device_number(path: &CStr) -> Result<u32> {
+    let mut number = 0;
+    // SAFETY: The path is terminated, and the number is written to.
+    to_result(unsafe { bindings::lookup_bdev(path.as_char_ptr(), &mut number) })?;
+    Ok(number)
+}
+
 impl BlockDevice {
     /// Opens the device `path` for us alone. What others left in the page cache of the device is written back
     /// before and dropped. Sleeps. For the task of an administrator: a kernel worker sees no files.

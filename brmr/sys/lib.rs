@@ -32,6 +32,7 @@ mod tagset;
 #[cfg(not(brmr_sys_alone))]
 mod transport;
 
+pub use bdev::device_number;
 pub use bdev::BlockDevice;
 pub use bdev::DeadWatcher;
 pub use bdev::OpenError;

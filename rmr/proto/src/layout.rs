@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is where on the device of a store.
+//! What is where on the device of a store, or on both if the metadata has one of its own.
 //!
 //! Metadata first, the data behind it. Both copies of everything that has two are as far apart as that
 //! allows. The first 4 KiB stay unused. The layout of a store is computed once, when it is created, and
 //! then read from its superblock: a later version may lay out new stores differently.
+//!
+//! A store with *external* metadata has only its superblock in front of the data. Its metadata device is laid out
+//! as what is before the data otherwise.
 
 use crate::bitmap::BITMAP_PAGE_CHUNKS;
 use crate::geometry::Geometry;
@@ -32,7 +35,8 @@ const MIB: u64 = 1 << 20;
 /// The data area begins at a multiple of this, in bytes.
 pub const DATA_ALIGN: u64 = MIB;
 
-/// Offset of the first superblock, in bytes. The second ends where the data area begins.
+/// Offset of the first superblock, in bytes. The second ends where the data area begins, or as the last of a metadata
+/// device.
 pub const FIRST_SUPERBLOCK: Place = Place {
     offset: 4 * KIB,
     copy: 0,
@@ -48,7 +52,7 @@ const TABLE_BYTES: u64 = 64 * KIB;
 
 const RECORD: u64 = RECORD_BYTES as u64;
 
-/// A piece of the device, in bytes.
+/// A piece of a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Area {
     /// Where it begins.
@@ -68,12 +72,15 @@ impl Area {
 ///
 /// # Invariants
 ///
-/// The areas are aligned to 4 KiB, do not overlap, leave the first 4 KiB alone, and lie before the data
-/// area, which begins at a multiple of 1 MiB and has the size of the volume.
+/// The areas are aligned to 4 KiB, do not overlap if they are on one device, leave the first 4 KiB alone, and lie
+/// before the data area, which begins at a multiple of 1 MiB and has the size of the volume. Those on a metadata device
+/// end where its second superblock does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     geometry: Geometry,
     superblock: [u64; 2],
+    /// Of the metadata device, where everything but the superblock and the data is.
+    metadata_superblock: Option<[u64; 2]>,
     epoch: [u64; 2],
     table: [Area; 2],
     log: [Area; 2],
@@ -93,6 +100,13 @@ pub enum LayoutError {
         /// Size of the largest volume, with this chunk size, that the device can hold; 0 if none.
         largest: u64,
     },
+    /// The metadata device is too small.
+    MetadataTooSmall {
+        /// Size of the metadata device, in bytes.
+        device: u64,
+        /// Bytes the metadata needs.
+        needed: u64,
+    },
     /// No device is that large.
     TooLarge,
 }
@@ -110,6 +124,10 @@ impl fmt::Display for LayoutError {
                  ({} sectors) fits",
                 largest / 512
             ),
+            Self::MetadataTooSmall { device, needed } => write!(
+                f,
+                "the device has {device} bytes but {needed} are needed for the metadata of a volume of this size and chunk size"
+            ),
             Self::TooLarge => f.write_str("the volume is too large for any device"),
         }
     }
@@ -122,6 +140,24 @@ impl Layout {
     pub fn compute(device_bytes: u64, geometry: Geometry) -> Result<Self, LayoutError> {
         let layout = Self::of(geometry).ok_or(LayoutError::TooLarge)?;
         layout.check_fits(device_bytes)?;
+        Ok(layout)
+    }
+
+    /// The same with the metadata on another device, of `metadata_bytes`.
+    pub fn compute_external(
+        device_bytes: u64,
+        metadata_bytes: u64,
+        geometry: Geometry,
+    ) -> Result<Self, LayoutError> {
+        let inside = Self::of(geometry).ok_or(LayoutError::TooLarge)?;
+        let layout = Self {
+            superblock: [FIRST_SUPERBLOCK.offset, DATA_ALIGN - RECORD],
+            metadata_superblock: Some(inside.superblock),
+            data: DATA_ALIGN,
+            ..inside
+        };
+        layout.check_fits(device_bytes)?;
+        layout.check_metadata_fits(metadata_bytes)?;
         Ok(layout)
     }
 
@@ -163,6 +199,7 @@ impl Layout {
         Some(Self {
             geometry,
             superblock: [FIRST_SUPERBLOCK.offset, data - RECORD],
+            metadata_superblock: None,
             epoch: [FIRST_SUPERBLOCK.offset + RECORD, data - 2 * RECORD],
             table: [
                 Area {
@@ -198,13 +235,18 @@ impl Layout {
         })
     }
 
-    /// Whether a device of `device_bytes` holds it all.
+    /// Whether a device of `device_bytes` holds it all, but for what is on a metadata device.
     pub fn check_fits(&self, device_bytes: u64) -> Result<(), LayoutError> {
         let needed = self.device_bytes();
         if needed <= device_bytes {
             return Ok(());
         }
-        let largest = Self::largest(device_bytes, self.geometry.chunk_shift()).unwrap_or(0);
+        let largest = if self.is_external() {
+            // Less than the size of this volume, so not too much for any.
+            device_bytes.saturating_sub(self.data) / BLOCK_BYTES * BLOCK_BYTES
+        } else {
+            Self::largest(device_bytes, self.geometry.chunk_shift()).unwrap_or(0)
+        };
         Err(LayoutError::TooSmall {
             device: device_bytes,
             needed,
@@ -212,14 +254,37 @@ impl Layout {
         })
     }
 
+    /// Whether a metadata device of `metadata_bytes` holds what is on one.
+    pub fn check_metadata_fits(&self, metadata_bytes: u64) -> Result<(), LayoutError> {
+        let needed = self.metadata_bytes();
+        if !self.is_external() || needed <= metadata_bytes {
+            return Ok(());
+        }
+        Err(LayoutError::MetadataTooSmall {
+            device: metadata_bytes,
+            needed,
+        })
+    }
+
+    /// Whether the metadata is on another device than the data.
+    pub fn is_external(&self) -> bool {
+        self.metadata_superblock.is_some()
+    }
+
     /// Size and chunk size of the volume.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// Both copies of the superblock.
+    /// Both copies of the superblock, on the device with the data. All other records are on the metadata device, if
+    /// there is one.
     pub fn superblock(&self) -> [Place; 2] {
         places(self.superblock)
+    }
+
+    /// Both copies of the superblock of the metadata device, if there is one.
+    pub fn metadata_superblock(&self) -> Option<[Place; 2]> {
+        self.metadata_superblock.map(places)
     }
 
     /// Both copies of the epoch record.
@@ -287,26 +352,31 @@ impl Layout {
         }
     }
 
-    /// Bytes of metadata, which is all before the data area.
+    /// Bytes of metadata: all before the data area, or those that the metadata device must have.
     pub fn metadata_bytes(&self) -> u64 {
-        self.data
+        match self.metadata_superblock {
+            None => self.data,
+            // Inside of a device, by the invariant.
+            Some([_, last]) => last + RECORD,
+        }
     }
 
-    /// Bytes the device must have.
+    /// Bytes the device with the data must have.
     pub fn device_bytes(&self) -> u64 {
         self.data.saturating_add(self.geometry.size())
     }
 
-    /// Where a second superblock may be when the first one cannot be read: before each multiple of 1 MiB,
-    /// as far as metadata can reach on a device of `device_bytes`. A superblock found at one of them
-    /// counts only if no other store's is found at another.
+    /// Where a second superblock may be when the first one cannot be read: before the first MiB, if the metadata is on
+    /// another device, and before each multiple of 1 MiB, as far as metadata can reach on a device of `device_bytes`. A
+    /// superblock found at one of them counts only if no other store's is found at another.
     pub fn second_superblocks(device_bytes: u64) -> impl Iterator<Item = Place> {
         // With the smallest chunks, 2 copies of 32 bitmaps take 1/504 of the volume: 4096 bytes for each 32256 chunks.
         let least = 12;
         let most = (device_bytes / 504 / MIB)
             .saturating_add(least + 4)
             .min(device_bytes / MIB);
-        (least..=most).map(|mib| Place {
+        let external = (DATA_ALIGN <= device_bytes).then_some(1);
+        external.into_iter().chain(least..=most).map(|mib| Place {
             offset: mib * MIB - RECORD,
             copy: 1,
         })
@@ -356,9 +426,11 @@ pub(crate) struct RawAreas([RawArea; TABLE_ENTRIES]);
 
 const TABLE_ENTRIES: usize = 16;
 
-/// Kinds of areas, in the order of the table: two copies each, then the data.
+/// Kinds of areas, in the order of the table: two copies each, then the data. Last the superblock of the metadata device:
+/// with it there, all but the superblock and the data are on that device.
 const PAIRS: [u16; 5] = [1, 2, 3, 4, 5];
 const DATA: u16 = 6;
+const METADATA_SUPERBLOCK: u16 = 7;
 
 const _: () = {
     assert!(size_of::<RawArea>() == 24);
@@ -418,7 +490,14 @@ impl RawAreas {
             .flat_map(|(kind, [first, second])| {
                 [RawArea::new(kind, 0, first), RawArea::new(kind, 1, second)]
             })
-            .chain([RawArea::new(DATA, 0, layout.data())]);
+            .chain([RawArea::new(DATA, 0, layout.data())])
+            .chain(
+                layout
+                    .metadata_superblock()
+                    .into_iter()
+                    .flatten()
+                    .map(|at| RawArea::new(METADATA_SUPERBLOCK, at.copy, record(at.offset))),
+            );
         let mut raw = Self([RawArea::FREE; TABLE_ENTRIES]);
         for (place, entry) in raw.0.iter_mut().zip(entries) {
             *place = entry;
@@ -444,7 +523,9 @@ impl RawAreas {
             let known = match entry.kind.get() {
                 0 => entry.is_free(),
                 DATA => entry.copy.get() == 0,
-                kind => PAIRS.contains(&kind) && entry.copy.get() <= 1,
+                kind => {
+                    (PAIRS.contains(&kind) || kind == METADATA_SUPERBLOCK) && entry.copy.get() <= 1
+                }
             };
             if !known || entry.reserved.get() != 0 {
                 return Err("an area of unknown kind");
@@ -461,27 +542,21 @@ impl RawAreas {
         if data.len != geometry.size() || data.offset % DATA_ALIGN != 0 || data.end().is_none() {
             return Err("the data area does not fit the volume");
         }
-        let all = [superblock, epoch, table, log, bitmaps];
-        let areas = || all.iter().flatten();
-        for area in areas() {
-            let end = area.end().ok_or("an area has no end")?;
-            if (area.offset | area.len) % BLOCK_BYTES != 0 || area.len == 0 {
-                return Err("an area is not aligned");
-            }
-            if area.offset < BLOCK_BYTES || end > data.offset {
-                return Err("an area is outside the metadata");
-            }
-        }
-        for (index, area) in areas().enumerate() {
-            let overlaps =
-                |other: &Area| area.end() > Some(other.offset) && other.end() > Some(area.offset);
-            if areas().skip(index + 1).any(overlaps) {
-                return Err("two areas overlap");
+        let is_external = self.0.iter().any(|e| e.kind.get() == METADATA_SUPERBLOCK);
+        let external = is_external.then(|| pair(METADATA_SUPERBLOCK)).transpose()?;
+        match external {
+            None => check_device(&[superblock, epoch, table, log, bitmaps], data.offset)?,
+            Some(own) => {
+                let [_, last] = own;
+                let end = last.end().ok_or("an area has no end")?;
+                check_device(&[superblock], data.offset)?;
+                check_device(&[own, epoch, table, log, bitmaps], end)?;
             }
         }
         if superblock
             .iter()
             .chain(&epoch)
+            .chain(external.iter().flatten())
             .any(|area| area.len != RECORD)
         {
             return Err("a record has the wrong size");
@@ -497,10 +572,15 @@ impl RawAreas {
         if superblock != [FIRST_SUPERBLOCK.offset, data.offset - RECORD] {
             return Err("a superblock is not where it must be");
         }
+        let metadata_superblock = external.map(|own| own.map(|area| area.offset));
+        if metadata_superblock.is_some_and(|[first, _]| first != FIRST_SUPERBLOCK.offset) {
+            return Err("a superblock is not where it must be");
+        }
         let epoch = epoch.map(|area| area.offset);
         Ok(Layout {
             geometry,
             superblock,
+            metadata_superblock,
             epoch,
             table,
             log,
@@ -508,4 +588,26 @@ impl RawAreas {
             data: data.offset,
         })
     }
+}
+
+/// Checks that pairs of areas on one device are well-formed, apart, and before `end`.
+fn check_device(pairs: &[[Area; 2]], end: u64) -> Result<(), &'static str> {
+    let areas = || pairs.iter().flatten();
+    for area in areas() {
+        let area_end = area.end().ok_or("an area has no end")?;
+        if (area.offset | area.len) % BLOCK_BYTES != 0 || area.len == 0 {
+            return Err("an area is not aligned");
+        }
+        if area.offset < BLOCK_BYTES || area_end > end {
+            return Err("an area is outside the metadata");
+        }
+    }
+    for (index, area) in areas().enumerate() {
+        let overlaps =
+            |other: &Area| area.end() > Some(other.offset) && other.end() > Some(area.offset);
+        if areas().skip(index + 1).any(overlaps) {
+            return Err("two areas overlap");
+        }
+    }
+    Ok(())
 }

@@ -49,6 +49,8 @@ pub enum RecordKind {
     Bitmap = 5,
     /// [`UnreadablePage`](crate::UnreadablePage).
     Unreadable = 6,
+    /// [`Superblock`](crate::Superblock) of a metadata device.
+    MetadataSuperblock = 7,
 }
 
 /// Where one copy of a record is.

@@ -9,6 +9,7 @@ use crate::ids::PoolName;
 use crate::ids::MAX_POOL_NAME;
 use crate::layout::FIRST_SUPERBLOCK;
 use crate::record;
+use crate::record::RecordKind;
 use crate::superblock::NAME_OFFSET;
 use core::fmt;
 
@@ -19,6 +20,8 @@ pub enum Found {
     Blank,
     /// A store of RMR, of this pool if the name can be read. The superblock was not checked.
     Store(Option<PoolName>),
+    /// The metadata of such a store, which has its data elsewhere.
+    Metadata(Option<PoolName>),
     /// Something known.
     Known(&'static str),
     /// Something else.
@@ -31,6 +34,8 @@ impl fmt::Display for Found {
             Self::Blank => f.write_str("nothing"),
             Self::Store(Some(name)) => write!(f, "a store of pool {name}"),
             Self::Store(None) => f.write_str("a store of some pool"),
+            Self::Metadata(Some(name)) => write!(f, "the metadata of a store of pool {name}"),
+            Self::Metadata(None) => f.write_str("the metadata of a store of some pool"),
             Self::Known(what) => f.write_str(what),
             Self::Unknown => f.write_str("data of unknown kind"),
         }
@@ -68,7 +73,8 @@ const fn end(unit: u64, back: u64, bytes: &'static [u8], name: &'static str) -> 
     }
 }
 
-const STORE: usize = 0;
+const METADATA: usize = 0;
+const STORE: usize = 1;
 const LVM: &str = "an LVM physical volume";
 const MD: &str = "a member of an md RAID array";
 const DRBD: &str = "a DRBD device";
@@ -76,7 +82,13 @@ const SWAP: &str = "swap space";
 const GPT: &str = "a GPT partition table";
 
 /// The first one that matches names what is there: special ones before general ones.
-static SIGNATURES: [Signature; 38] = [
+static SIGNATURES: [Signature; 39] = [
+    // The kind follows.
+    start(
+        FIRST_SUPERBLOCK.offset,
+        b"rmr-disk\x07\0",
+        "the metadata of a store of RMR",
+    ),
     start(FIRST_SUPERBLOCK.offset, &record::MAGIC, "a store of RMR"),
     start(0, b"LUKS\xba\xbe", "a LUKS volume"),
     start(16384, b"SKUL\xba\xbe", "a LUKS volume"),
@@ -127,6 +139,11 @@ static SIGNATURES: [Signature; 38] = [
     end(512, 512, b"EFI PART", GPT),
     start(510, b"\x55\xaa", "an MBR partition table or boot sector"),
 ];
+
+const _: () = {
+    let [_, _, _, _, _, _, _, _, kind @ ..] = b"rmr-disk\x07\0";
+    assert!(u16::from_le_bytes(*kind) == RecordKind::MetadataSuperblock as u16);
+};
 
 /// Looks at a device piece by piece. Pieces may be of any size and in any order; each byte once.
 pub struct Scan {
@@ -187,8 +204,10 @@ impl Scan {
         let full = |(_, (signature, seen)): &(usize, (&Signature, &u8))| {
             usize::from(**seen) == signature.bytes.len()
         };
+        let name = || PoolName::from_padded(&self.name).ok();
         match SIGNATURES.iter().zip(&self.seen).enumerate().find(full) {
-            Some((STORE, _)) => Found::Store(PoolName::from_padded(&self.name).ok()),
+            Some((METADATA, _)) => Found::Metadata(name()),
+            Some((STORE, _)) => Found::Store(name()),
             Some((_, (signature, _))) => Found::Known(signature.name),
             None => Found::Unknown,
         }
@@ -225,6 +244,7 @@ pub fn is_foreign(prefix: &[u8]) -> Option<&'static str> {
     match scan.found() {
         Found::Blank => None,
         Found::Store(_) => SIGNATURES.get(STORE).map(|signature| signature.name),
+        Found::Metadata(_) => SIGNATURES.get(METADATA).map(|signature| signature.name),
         Found::Known(name) => Some(name),
         Found::Unknown => Some("data of unknown kind"),
     }

@@ -268,6 +268,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     BitmapPage::encode::<Crc>(store, 1, at, [5; 9], &mut buf)?;
     write("pages", "bitmap", &buf)?;
     let superblock = Superblock {
+        role: DeviceRole::Data,
         state: StoreState::Ready,
         store,
         pool,
@@ -275,8 +276,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         member: id(1)?,
         logical_block: 512,
         layout,
+        metadata: None,
     };
     superblock.encode::<Crc>(1, 0, &mut buf)?;
     write("superblock", "ready", &buf)?;
+    let external = Superblock {
+        pool: Uuid::NIL,
+        layout: Layout::compute_external(2 << 30, 1 << 30, geometry)?,
+        metadata: Some(MetadataDevice {
+            uuid: store,
+            starts: 2,
+        }),
+        ..superblock
+    };
+    external.encode::<Crc>(1, 0, &mut buf)?;
+    write("superblock", "external", &buf)?;
+    let metadata = external.of_metadata().ok_or("no metadata device")?;
+    metadata.encode::<Crc>(1, 0, &mut buf)?;
+    write("superblock", "metadata", &buf)?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use rmr_proto::pick_newest;
 use rmr_proto::BadBlock;
 use rmr_proto::BitmapPage;
 use rmr_proto::Crc32c;
+use rmr_proto::DeviceRole;
 use rmr_proto::EpochRecord;
 use rmr_proto::Geometry;
 use rmr_proto::Layout;
@@ -73,6 +74,7 @@ pub fn create(
         epoch.encode::<Crc>(store, 1, at, &mut buf)?;
         disk.create(at.offset, &buf);
         let superblock = Superblock {
+            role: DeviceRole::Data,
             state: StoreState::Ready,
             store,
             pool,
@@ -80,6 +82,7 @@ pub fn create(
             member,
             logical_block: 512,
             layout: layout.clone(),
+            metadata: None,
         };
         let at = superblock.encode::<Crc>(1, copy as u16, &mut buf)?;
         disk.create(at.offset, &buf);

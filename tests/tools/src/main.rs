@@ -88,7 +88,7 @@ enum Mode {
         #[command(flatten)]
         options: record::Options,
     },
-    /// Print where on a storage node's device the data area lies.
+    /// Print where on a storage node's device the data area and the metadata lie.
     Layout { device: PathBuf },
 }
 
@@ -173,7 +173,7 @@ fn run(mode: &Mode) -> Result<Option<Report>> {
             return Ok(None);
         }
         Mode::Layout { device } => {
-            layout::run(&Device::open(device, false)?)?;
+            layout::run(&Device::open(device, false)?, &mut std::io::stdout())?;
             return Ok(None);
         }
     };

@@ -151,15 +151,103 @@ fn error_texts() {
     assert!(error
         .to_string()
         .ends_with("it is too small for any volume"));
+    let error = Layout::compute_external(64 * MIB + 5000, TIB, geometry).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the device has 67113864 bytes but 68157440 are needed; at most a volume of 66064384 bytes \
+         (129032 sectors) fits"
+    );
+    let error = Layout::compute_external(MIB + 4095, TIB, geometry).unwrap_err();
+    assert!(error
+        .to_string()
+        .ends_with("it is too small for any volume"));
+    let error = Layout::compute_external(TIB, 12 * MIB - 1, geometry).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the device has 12582911 bytes but 12582912 are needed for the metadata of a volume of this size \
+         and chunk size"
+    );
+}
+
+/// What the begin of a store with internal metadata is, a metadata device is as a whole.
+fn check_external(layout: &Layout, geometry: Geometry) {
+    let inside = Layout::compute(u64::MAX, geometry).unwrap();
+    assert_eq!((inside.is_external(), layout.is_external()), (false, true));
+    assert_eq!(inside.metadata_superblock(), None);
+    assert_eq!(layout.metadata_superblock(), Some(inside.superblock()));
+    assert_eq!(layout.metadata_bytes(), inside.metadata_bytes());
+    assert_eq!(layout.geometry(), geometry);
+    assert_eq!(layout.epoch(), inside.epoch());
+    assert_eq!(layout.member_table(), inside.member_table());
+    assert_eq!(layout.activity_log(), inside.activity_log());
+    assert_eq!(layout.unreadable(), inside.unreadable());
+    for id in MemberId::all() {
+        assert_eq!(layout.bitmap(id), inside.bitmap(id));
+    }
+    let len = geometry.size();
+    assert_eq!(layout.data(), Area { offset: MIB, len });
+    let [first, second] = layout.superblock();
+    assert_eq!(first, FIRST_SUPERBLOCK);
+    assert_eq!((second.offset, second.copy), (MIB - 4096, 1));
+    assert_eq!(layout.device_bytes(), MIB + geometry.size());
+}
+
+#[test]
+fn external_of_all_sizes() {
+    for size in [4096, 64 * MIB + 4096, TIB, MAX_VOLUME_BYTES] {
+        for shift in [Geometry::MIN_CHUNK_SHIFT, 16, Geometry::MAX_CHUNK_SHIFT] {
+            let geometry = Geometry::new(size, shift).unwrap();
+            let layout = Layout::compute_external(u64::MAX, u64::MAX, geometry).unwrap();
+            check_external(&layout, geometry);
+            let (data, metadata) = (layout.device_bytes(), layout.metadata_bytes());
+            assert_eq!(
+                Layout::compute_external(data, metadata, geometry),
+                Ok(layout.clone())
+            );
+            assert_eq!(
+                Layout::compute_external(data - 1, metadata, geometry),
+                Err(LayoutError::TooSmall {
+                    device: data - 1,
+                    needed: data,
+                    largest: size - 4096,
+                })
+            );
+            let too_small = Err(LayoutError::MetadataTooSmall {
+                device: metadata - 1,
+                needed: metadata,
+            });
+            assert_eq!(layout.check_metadata_fits(metadata - 1), too_small);
+            assert_eq!(
+                Layout::compute_external(data, metadata - 1, geometry).map(drop),
+                too_small
+            );
+            // That with both needs no other device.
+            let inside = Layout::compute(u64::MAX, geometry).unwrap();
+            assert_eq!(inside.check_metadata_fits(0), Ok(()));
+        }
+    }
 }
 
 #[test]
 fn places_to_search() {
     assert_eq!(Layout::second_superblocks(0).count(), 0);
-    assert_eq!(Layout::second_superblocks(12 * MIB).count(), 1);
+    // Of a store with external metadata.
+    let first = |device| Layout::second_superblocks(device).collect::<Vec<_>>();
+    let external = Place {
+        offset: MIB - 4096,
+        copy: 1,
+    };
+    assert_eq!(first(MIB - 1), []);
+    assert_eq!(first(MIB), [external]);
+    assert_eq!(first(12 * MIB - 1), [external]);
+    let internal = Place {
+        offset: 12 * MIB - 4096,
+        copy: 1,
+    };
+    assert_eq!(first(12 * MIB), [external, internal]);
     assert!(Layout::second_superblocks(u64::MAX).next().is_some());
     // One 504th, and a few for what is there in any case.
-    assert_eq!(Layout::second_superblocks(16 * TIB).count(), 33293);
+    assert_eq!(Layout::second_superblocks(16 * TIB).count(), 33294);
     assert!(Layout::second_superblocks(16 * TIB)
         .all(|at| at.copy == 1 && (at.offset + 4096) % MIB == 0));
 }

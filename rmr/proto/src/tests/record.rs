@@ -151,7 +151,10 @@ fn refused_fields() {
         found: 2,
         expected: RecordKind::Superblock,
     };
-    assert_eq!(Superblock::parse::<Host>(AT[0], &good), Err(kind));
+    assert_eq!(
+        Superblock::parse::<Host>(DeviceRole::Data, AT[0], &good),
+        Err(kind)
+    );
     assert_eq!(
         with(8, &[1]),
         RecordError::Kind {

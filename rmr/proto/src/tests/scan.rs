@@ -99,7 +99,8 @@ fn what_is_not() {
 fn a_store() {
     let geometry = Geometry::new(1 << 20, 16).unwrap();
     let name: PoolName = "vm-images".parse().unwrap();
-    let superblock = Superblock {
+    let mut superblock = Superblock {
+        role: DeviceRole::Data,
         state: StoreState::Ready,
         store: Uuid([7; 16]),
         pool: Uuid::NIL,
@@ -107,6 +108,7 @@ fn a_store() {
         member: member(2),
         logical_block: 512,
         layout: Layout::compute(DEVICE, geometry).unwrap(),
+        metadata: None,
     };
     let mut bytes = [0; RECORD_BYTES];
     let at = superblock.encode::<Host>(1, 0, &mut bytes).unwrap();
@@ -124,6 +126,30 @@ fn a_store() {
     let mut prefix = [0; 8192];
     prefix[4096..].copy_from_slice(&bytes);
     assert_eq!(is_foreign(&prefix), Some("a store of RMR"));
+
+    // With its metadata elsewhere, and that.
+    superblock.layout = Layout::compute_external(DEVICE, DEVICE, geometry).unwrap();
+    superblock.metadata = Some(MetadataDevice {
+        uuid: Uuid([8; 16]),
+        starts: 0,
+    });
+    superblock.encode::<Host>(1, 0, &mut bytes).unwrap();
+    assert_eq!(found(512, at.offset, &bytes), Found::Store(Some(name)));
+    let metadata = superblock.of_metadata().unwrap();
+    metadata.encode::<Host>(1, 0, &mut bytes).unwrap();
+    for piece in [1, 100, 4096, 1 << 20] {
+        assert_eq!(found(piece, at.offset, &bytes), Found::Metadata(Some(name)));
+    }
+    assert_eq!(
+        found(4096, at.offset, &bytes).to_string(),
+        "the metadata of a store of pool vm-images"
+    );
+    assert_eq!(
+        found(4096, at.offset, &bytes[..64]).to_string(),
+        "the metadata of a store of some pool"
+    );
+    prefix[4096..].copy_from_slice(&bytes);
+    assert_eq!(is_foreign(&prefix), Some("the metadata of a store of RMR"));
 }
 
 proptest! {

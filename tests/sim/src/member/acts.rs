@@ -28,6 +28,7 @@ use rmr_engine::time::Time;
 use rmr_proto::Ask;
 use rmr_proto::Begun;
 use rmr_proto::Control;
+use rmr_proto::DeviceRole;
 use rmr_proto::DirtyPage;
 use rmr_proto::Kind;
 use rmr_proto::MemberId;
@@ -412,6 +413,7 @@ impl Node {
             let mut buf = [0; RECORD_BYTES];
             let Some(name) = store::name() else { return };
             let superblock = Superblock {
+                role: DeviceRole::Data,
                 state: StoreState::Ready,
                 store: self.device.store,
                 pool,
@@ -419,6 +421,7 @@ impl Node {
                 member: self.id,
                 logical_block: 512,
                 layout: self.layout.clone(),
+                metadata: None,
             };
             if let Ok(at) = superblock.encode::<Crc>(2, copy, &mut buf) {
                 copies.push_back((at.offset, Box::new(buf)));
