@@ -5,7 +5,7 @@
 # nothing but the sysfs writes that the administrator's guide names, and looked at from outside.
 #
 # The backing device of every node is $POOL_BACKING (default /dev/vda); a script may override it for one node by setting
-# pool_backing[K]. All functions fail, under set -e, with the first command that fails.
+# pool_backing[K]. With pool_metadata[K] the store of that node has its metadata on that device. All functions fail, under set -e, with the first command that fails.
 #
 # To be sourced after lib.sh, which defines tests_top.
 # shellcheck disable=SC2154
@@ -20,7 +20,7 @@ admin_seconds=60
 # Longest time that it may take to write everything back.
 flush_seconds=300
 
-declare -A pool_backing=()
+declare -A pool_backing=() pool_metadata=()
 pool_fresh=
 # Sysfs writes since the last pool_up began.
 pool_writes=0
@@ -93,12 +93,18 @@ unload_all() {
 # The steps of a bring-up, one sysfs write each.
 #
 
-# Makes a node's backing device empty, so that all legs begin equal: as new.
+# Makes a node's backing device empty, so that all legs begin equal: as new; its metadata device, too.
 wipe_backing() {
 	local dev
-	dev=$(backing "$1")
-	node "$1" "wipefs --quiet --all --force $dev; blkdiscard --force --quiet --zeroout $dev 2> /dev/null ||
-		dd if=/dev/zero of=$dev bs=1M oflag=direct status=none || :"
+	for dev in "$(backing "$1")" ${pool_metadata[$1]:+"${pool_metadata[$1]}"}; do
+		node "$1" "wipefs --quiet --all --force $dev; blkdiscard --force --quiet --zeroout $dev 2> /dev/null ||
+			dd if=/dev/zero of=$dev bs=1M oflag=direct status=none || :"
+	done
+}
+
+# store_devices K: the options of create_store and add_store that say where the store of a node is.
+store_devices() {
+	echo "device=$(backing "$1")${pool_metadata[$1]:+ metadata=${pool_metadata[$1]}}"
 }
 
 # wipe_all LEGS: so many backing devices; of all others what a store is recognised by, or they would count as legs.
@@ -121,10 +127,13 @@ node_join() {
 
 # node_store POOL K SIZE [OPTION...]
 node_store() {
-	local dev
-	dev=$(backing "$2")
 	sysfs_write "node$2" "$brmr_server/ctl/create_store" \
-		"device=$dev pool=$1 mapped_size=$(sectors "$3")${4:+ ${*:4}}"
+		"$(store_devices "$2") pool=$1 mapped_size=$(sectors "$3")${4:+ ${*:4}}"
+}
+
+# node_add POOL K: the store that is there.
+node_add() {
+	sysfs_write "node$2" "$brmr_server/ctl/add_store" "$(store_devices "$2") pool=$1"
 }
 
 # client_join POOL [OPTION...]

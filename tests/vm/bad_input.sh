@@ -7,42 +7,11 @@
 . "$(dirname "$0")/../lib.sh"
 need_nodes 2
 . "$(dirname "$0")/../pool.sh"
+. "$(dirname "$0")/../refused.sh"
 
 size=64M
 sectors=$(sectors "$size")
 long=$(printf 'x%.0s' {1..64})
-
-# What must not change: objects in sysfs, module references, and the beginning of the disks, where all metadata are.
-snapshot() {
-	local name
-	for name in client node1 node2; do
-		vm "$name" 'hostname; find /sys/devices/virtual/{rmr,brmr}-{client,server} -type d 2> /dev/null | sort
-			grep -E "^(b?rmr|rtrs)" /proc/modules | cut -d " " -f 1,3 | sort
-			ls /sys/block/ | grep brmr; ls /sys/class/rtrs-client 2> /dev/null
-			for d in /dev/vda /dev/vdb; do
-				if [ "${HOSTNAME#node}" != "$HOSTNAME" ]; then
-					dd if=$d bs=1M count=14 iflag=direct status=none | md5sum
-				fi
-			done'
-	done
-}
-
-# refused ERRNO VM FILE TEXT WORDS: the write fails so, and its one log line has these words.
-refused() {
-	local errno=$1 name=$2 file=$3 text=$4 words=$5 before mark lines
-	before=$(snapshot)
-	mark=$(dmesg_mark "$name")
-	expect_fail "$errno" sysfs_write "$name" "$file" "$text"
-	lines=$(dmesg_since "$name" "$mark" | grep -E '(^|\] )b?rmr: ' || :)
-	equal "$(grep -c . <<< "$lines")" 1 "log lines ($lines)"
-	grep -qE "$words" <<< "$lines" || fail "the log says: $lines"
-	diff <(echo "$before") <(snapshot) || fail "something has changed"
-}
-
-# try NAME ERRNO VM FILE TEXT WORDS
-try() {
-	run_test "$1" refused "${@:2}"
-}
 
 client_ctl=$rmr_client/ctl/join_pool
 node_ctl=$rmr_server/ctl/join_pool
