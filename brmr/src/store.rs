@@ -213,6 +213,7 @@ impl LocalStore {
                 uuid: rand::uuid(),
                 starts: 0,
             }),
+            secret: false,
         };
         let superblocks = write_new(&device, metadata.as_deref(), superblock, create.keep_data)
             .map_err(|error| {

@@ -303,6 +303,8 @@ impl Control {
             | Kind::IoRead
             | Kind::Merge
             | Kind::Address
+            | Kind::Challenge
+            | Kind::Proof
             | Kind::FetchDirty
             | Kind::Pull
             | Kind::Clear

@@ -62,6 +62,10 @@ pub enum Kind {
     Merge = 21,
     /// Where the node of another member is.
     Address = 22,
+    /// Does the member know the secret of the pool?
+    Challenge = 23,
+    /// The sender knows the secret of the pool.
+    Proof = 24,
     /// From member to member: a page of a dirty bitmap, please.
     FetchDirty = 32,
     /// From member to member: data, please.
@@ -85,6 +89,8 @@ impl Kind {
             20 => Self::Ping,
             21 => Self::Merge,
             22 => Self::Address,
+            23 => Self::Challenge,
+            24 => Self::Proof,
             32 => Self::FetchDirty,
             33 => Self::Pull,
             34 => Self::Clear,
@@ -221,6 +227,8 @@ pub enum WireError {
     Flags(u32),
     /// A text is empty, too long, or has bytes that do not belong into one.
     Text,
+    /// Nothing that the sender can be for a member.
+    Role(u16),
     /// No such status.
     Status(u16),
     /// No such progress: its kind, and the number of chunks.
@@ -298,6 +306,7 @@ impl fmt::Display for WireError {
             }
             Self::Flags(flags) => write!(f, "unknown flags {flags:#x} in a control message"),
             Self::Text => f.write_str("a text of the message is empty, too long, or not printable"),
+            Self::Role(role) => write!(f, "{role} is not a role"),
             Self::Status(status) => write!(f, "unknown status {status} in a reply"),
             Self::Progress(kind, chunks) => {
                 write!(f, "unknown progress {kind} with {chunks} chunks")

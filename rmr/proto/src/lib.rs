@@ -17,6 +17,7 @@
 extern crate std;
 
 mod address;
+mod auth;
 mod batch;
 mod bitmap;
 mod config;
@@ -46,6 +47,19 @@ mod unreadable;
 pub use address::Address;
 pub use address::ADDRESS_BYTES;
 pub use address::MAX_ADDRESS_TEXT;
+pub use auth::Challenge;
+pub use auth::Mac;
+pub use auth::MacKey;
+pub use auth::Nonce;
+pub use auth::Proof;
+pub use auth::Response;
+pub use auth::Role;
+pub use auth::CHALLENGE_BYTES;
+pub use auth::MAC_BYTES;
+pub use auth::NONCE_BYTES;
+pub use auth::PROOF_BYTES;
+pub use auth::RESPONSE_BYTES;
+pub use auth::TRANSCRIPT_BYTES;
 pub use batch::Batch;
 pub use batch::BatchEncoder;
 pub use batch::EncodeError;

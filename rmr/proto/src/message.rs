@@ -3,6 +3,8 @@
 //! Any message a member can get.
 
 use crate::address::Address;
+use crate::auth::Challenge;
+use crate::auth::Proof;
 use crate::batch::Batch;
 use crate::control::Control;
 use crate::crc::Crc32c;
@@ -27,6 +29,10 @@ pub enum Message<'a> {
     Merge(Merge<'a>),
     /// Where another member is.
     Address(Address<'a>),
+    /// Begin of a handshake.
+    Challenge(Challenge),
+    /// End of a handshake.
+    Proof(Proof),
     /// From another member.
     Peer(Peer<'a>),
 }
@@ -40,6 +46,8 @@ impl<'a> Message<'a> {
             Kind::IoWrite | Kind::IoRead => Batch::from_parts(raw, kind, body).map(Self::Io),
             Kind::Merge => Merge::from_parts(raw, body).map(Self::Merge),
             Kind::Address => Address::from_parts(raw, body).map(Self::Address),
+            Kind::Challenge => Challenge::from_parts(raw, body).map(Self::Challenge),
+            Kind::Proof => Proof::from_parts(raw, body).map(Self::Proof),
             Kind::FetchDirty | Kind::Pull | Kind::Clear | Kind::Begun => {
                 Peer::from_parts(raw, kind, body).map(Self::Peer)
             }

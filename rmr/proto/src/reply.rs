@@ -165,7 +165,7 @@ struct RawBegun {
     seq: U64,
 }
 
-const HEADER: usize = size_of::<RawReplyHeader>();
+pub(crate) const HEADER: usize = size_of::<RawReplyHeader>();
 const REPORT: usize = size_of::<RawReport>();
 
 const _: () = {
@@ -427,14 +427,14 @@ impl Begun {
 }
 
 /// A length as it is said in a header.
-fn len_of(len: usize) -> u32 {
+pub(crate) fn len_of(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 /// The place of a body of `len` bytes.
-pub(crate) fn body_mut(buf: &mut [u8; REPLY_BYTES], len: usize) -> Result<&mut [u8], WireError> {
+pub(crate) fn body_mut(buf: &mut [u8], len: usize) -> Result<&mut [u8], WireError> {
     let short = WireError::Short {
-        len: REPLY_BYTES,
+        len: buf.len(),
         need: HEADER.saturating_add(len),
     };
     let (_, rest) = buf.split_at_mut_checked(HEADER).ok_or(short)?;
@@ -442,11 +442,7 @@ pub(crate) fn body_mut(buf: &mut [u8; REPLY_BYTES], len: usize) -> Result<&mut [
 }
 
 /// Puts the header of a good reply before a body of `len` bytes, and returns the reply.
-pub(crate) fn seal<C: Crc32c>(
-    kind: Kind,
-    len: usize,
-    buf: &mut [u8; REPLY_BYTES],
-) -> Result<&[u8], WireError> {
+pub(crate) fn seal<C: Crc32c>(kind: Kind, len: usize, buf: &mut [u8]) -> Result<&[u8], WireError> {
     seal_as::<C>(kind, Status::Ok, len, buf)
 }
 
@@ -454,11 +450,11 @@ fn seal_as<C: Crc32c>(
     kind: Kind,
     status: Status,
     len: usize,
-    buf: &mut [u8; REPLY_BYTES],
+    buf: &mut [u8],
 ) -> Result<&[u8], WireError> {
     let len = HEADER.saturating_add(len);
     let short = WireError::Short {
-        len: REPLY_BYTES,
+        len: buf.len(),
         need: len,
     };
     let reply = buf.get_mut(..len).ok_or(short)?;

@@ -111,6 +111,13 @@ statuses! {
     InUse = 293, errno 16, "in use by another client, and takeover was not asked for";
     /// The store belongs to a pool already, or to none, against what the request says.
     WrongState = 294, errno 77, "not possible in the state of the member";
+    // Whether the sender may.
+    /// The pool has a secret, and it was not proved over this connection that the sender knows it.
+    NotAuthenticated = 296, errno 126, "the pool requires a secret";
+    /// The proof is not one of this secret.
+    WrongSecret = 297, errno 129, "another secret than the server's";
+    /// The pool has no secret on the server.
+    NoSecret = 298, errno 126, "the pool requires no secret on the server";
 }
 
 impl Status {
@@ -192,6 +199,8 @@ mod tests {
         assert_eq!(Status::Fenced.result(), Err(Status::Fenced));
         assert_eq!(Status::Fenced.wire(), 279);
         assert_eq!(Status::WrongState.wire(), 294);
+        assert_eq!(Status::NotAuthenticated.wire(), 296);
+        assert_eq!(Status::NoSecret.wire(), 298);
     }
 
     #[test]

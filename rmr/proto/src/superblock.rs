@@ -150,6 +150,9 @@ pub struct Superblock {
     pub layout: Layout,
     /// The metadata device, if the layout has one.
     pub metadata: Option<MetadataDevice>,
+    /// Whoever wants anything of the member must prove to know the secret of the pool. The secret is not here. Never on
+    /// a metadata device.
+    pub secret: bool,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -164,9 +167,13 @@ struct RawSuperblock {
     areas: RawAreas,
     metadata: [u8; 16],
     starts: U64,
+    flags: U32,
 }
 
-const _: () = assert!(size_of::<RawSuperblock>() == 512);
+const _: () = assert!(size_of::<RawSuperblock>() == 516);
+
+/// A secret is required.
+const SECRET: u32 = 1;
 
 /// Where in a superblock the padded pool name is, for [`Scan`](crate::Scan).
 pub(crate) const NAME_OFFSET: usize = FRAME_BYTES + offset_of!(RawSuperblock, name);
@@ -199,6 +206,7 @@ impl Superblock {
         self.metadata.is_some().then(|| Self {
             role: DeviceRole::Metadata,
             pool: Uuid::NIL,
+            secret: false,
             ..self.clone()
         })
     }
@@ -254,6 +262,9 @@ impl Superblock {
             let Some(device) = self.metadata else {
                 return Err(RecordError::Field("metadata device"));
             };
+            if self.secret {
+                return Err(RecordError::Field("flags"));
+            }
             if device.starts % 2 != 0 {
                 return Err(RecordError::Field("number of starts"));
             }
@@ -289,6 +300,7 @@ impl Superblock {
             areas: RawAreas::new(&self.layout),
             metadata: self.metadata.map_or(Uuid::NIL, |device| device.uuid).0,
             starts: U64::new(self.metadata.map_or(0, |device| device.starts)),
+            flags: U32::new(if self.secret { SECRET } else { 0 }),
         };
         record::seal::<C>(
             self.role.kind(),
@@ -322,6 +334,10 @@ impl Superblock {
         if !reserved_zero {
             return Err(RecordError::Reserved);
         }
+        let flags = raw.flags.get();
+        if flags & !SECRET != 0 {
+            return Err(RecordError::Field("flags"));
+        }
         let layout = raw.areas.get(geometry).map_err(RecordError::Areas)?;
         if !role
             .places(&layout)
@@ -348,6 +364,7 @@ impl Superblock {
             logical_block: raw.logical_block.get(),
             metadata: layout.is_external().then_some(device),
             layout,
+            secret: flags & SECRET != 0,
         };
         record.check()?;
         Ok(Versioned {

@@ -3,6 +3,7 @@
 //! Tests of the messages and records, with what they share.
 
 mod address;
+mod auth;
 mod batch;
 mod control;
 mod layout;

@@ -162,6 +162,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     address.encode::<Crc>(&mut buf)?;
     write("address", "two", &buf)?;
+    let challenge = Challenge {
+        name,
+        role: Role::Peer,
+        nonce: Nonce([1; NONCE_BYTES]),
+    };
+    let mut buf = [0; CHALLENGE_BYTES];
+    challenge.encode::<Crc>(&mut buf)?;
+    write("auth", "challenge", &buf)?;
+    let proof = Proof {
+        name,
+        role: Role::Client,
+        nonce: challenge.nonce,
+        mac: Mac([2; MAC_BYTES]),
+    };
+    let mut buf = [0; PROOF_BYTES];
+    proof.encode::<Crc>(&mut buf)?;
+    write("auth", "proof", &buf)?;
+    let response = Response {
+        store,
+        member: id(3)?,
+        nonce: challenge.nonce,
+        mac: proof.mac,
+    };
+    let mut buf = [0; RESPONSE_BYTES];
+    response.encode::<Crc>(&mut buf)?;
+    write("auth", "response", &buf)?;
     for (file, ask) in [
         (
             "fetch",
@@ -277,6 +303,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         logical_block: 512,
         layout,
         metadata: None,
+        secret: true,
     };
     superblock.encode::<Crc>(1, 0, &mut buf)?;
     write("superblock", "ready", &buf)?;

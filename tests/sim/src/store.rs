@@ -83,6 +83,7 @@ pub fn create(
             logical_block: 512,
             layout: layout.clone(),
             metadata: None,
+            secret: false,
         };
         let at = superblock.encode::<Crc>(1, copy as u16, &mut buf)?;
         disk.create(at.offset, &buf);

@@ -109,6 +109,7 @@ fn a_store() {
         logical_block: 512,
         layout: Layout::compute(DEVICE, geometry).unwrap(),
         metadata: None,
+        secret: false,
     };
     let mut bytes = [0; RECORD_BYTES];
     let at = superblock.encode::<Host>(1, 0, &mut bytes).unwrap();

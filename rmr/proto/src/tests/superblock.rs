@@ -4,6 +4,7 @@ use super::*;
 
 const FRAME: usize = 64;
 const AREAS: usize = FRAME + 104;
+const FLAGS: usize = AREAS + 16 * 24 + 24;
 
 prop_compose! {
     fn any_superblock()(
@@ -17,6 +18,7 @@ prop_compose! {
         uuid in any_uuid(),
         starts: u64,
         kind in 0..3,
+        secret: bool,
     ) -> Superblock {
         let state = if ready { StoreState::Ready } else { StoreState::Initialising };
         let external = kind > 0;
@@ -28,7 +30,7 @@ prop_compose! {
         let starts = if kind == 2 { starts & !1 } else { starts };
         let metadata = external.then_some(MetadataDevice { uuid, starts });
         let superblock = Superblock {
-            role: DeviceRole::Data, state, store, pool, name, member, logical_block: 1 << block, layout, metadata,
+            role: DeviceRole::Data, state, store, pool, name, member, logical_block: 1 << block, layout, metadata, secret,
         };
         if kind == 2 { superblock.of_metadata().unwrap() } else { superblock }
     }
@@ -46,6 +48,7 @@ fn sample() -> Superblock {
         logical_block: 512,
         layout: Layout::compute(2 << 30, geometry).unwrap(),
         metadata: None,
+        secret: false,
     }
 }
 
@@ -110,6 +113,15 @@ fn bytes_on_disk() {
     expected.resize(RECORD_BYTES, 0);
     reseal(&mut expected, FRAME);
     assert_eq!(encode(&sample(), 5, 0).1[..], expected);
+
+    // All that is different with a secret.
+    expected[FLAGS] = 1;
+    reseal(&mut expected, FRAME);
+    let secret = Superblock {
+        secret: true,
+        ..sample()
+    };
+    assert_eq!(encode(&secret, 5, 0).1[..], expected);
 }
 
 /// Both superblocks of a store with a metadata device: the table of areas is the same, and what follows it.
@@ -198,7 +210,13 @@ fn refused_fields() {
     // Of the metadata device, which it has not.
     assert_eq!(with(FRAME + 488, &[1]), RecordError::Reserved);
     assert_eq!(with(FRAME + 504, &[1]), RecordError::Reserved);
-    assert_eq!(with(FRAME + 512, &[1]), RecordError::Reserved);
+    for flags in [2u32, 3, 1 << 31, u32::MAX] {
+        assert_eq!(
+            with(FLAGS, &flags.to_le_bytes()),
+            RecordError::Field("flags")
+        );
+    }
+    assert_eq!(with(FLAGS + 4, &[1]), RecordError::Reserved);
 
     let entry = |index: usize| AREAS + index * 24;
     let areas = |at: usize, new: u64| with(at, &new.to_le_bytes());
@@ -307,7 +325,7 @@ fn refused_on_two_disks() {
     assert_eq!(on_data(FRAME + 504, &[5]), Ok(()));
     assert_eq!(on_metadata(FRAME + 504, &[5]), field("number of starts"));
     assert_eq!(on_metadata(FRAME + 8, &[1]), field("pool UUID"));
-    assert_eq!(on_data(FRAME + 512, &[1]), Err(RecordError::Reserved));
+    assert_eq!(on_data(FLAGS + 4, &[1]), Err(RecordError::Reserved));
 
     let entry = |index: usize| AREAS + index * 24;
     let areas = |at: usize, new: u64| on_data(at, &new.to_le_bytes());

@@ -422,6 +422,7 @@ impl Node {
                 logical_block: 512,
                 layout: self.layout.clone(),
                 metadata: None,
+                secret: false,
             };
             if let Ok(at) = superblock.encode::<Crc>(2, copy, &mut buf) {
                 copies.push_back((at.offset, Box::new(buf)));

@@ -70,6 +70,10 @@ impl Node {
             }
             // Nodes of a world know the ways.
             Ok(Message::Address(_)) => self.answer_call(env, call, Answer::of(Status::Ok)),
+            // No pool has a secret here.
+            Ok(Message::Challenge(_) | Message::Proof(_)) => {
+                self.answer_call(env, call, Answer::of(Status::NoSecret))
+            }
             Ok(Message::Peer(peer)) => self.peer(env, call, &peer),
             Err(why) => {
                 env.line(&self.host, format_args!("refuses a message: {why}"));
