@@ -24,7 +24,7 @@ image_packages=(
 	ethtool jq less lsof strace attr busybox-static python3-minimal
 	openssh-server udev rdma-core ibverbs-providers ibverbs-utils
 	e2fsprogs xfsprogs fdisk parted fio blktrace sg3-utils
-	lvm2 dmsetup cryptsetup-bin mdadm nvme-cli
+	lvm2 dmsetup cryptsetup-bin mdadm nvme-cli keyutils
 )
 
 # Parts of the module tree that no VM can use.

@@ -3,6 +3,9 @@
  * Inline functions and macros of the kernel for the crate rmr_sys. No decisions
  * are made here; what each is for is told in the .rs file of its section.
  */
+#include <crypto/sha2.h>
+#include <crypto/utils.h>
+#include <keys/user-type.h>
 #include <linux/atomic.h>
 #include <linux/bottom_half.h>
 #include <linux/completion.h>
@@ -12,11 +15,13 @@
 #include <linux/err.h>
 #include <linux/jiffies.h>
 #include <linux/kernfs.h>
+#include <linux/key.h>
 #include <linux/kobject.h>
 #include <linux/percpu.h>
 #include <linux/percpu-refcount.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
+#include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/sysfs.h>
 #include <linux/wait.h>
@@ -437,4 +442,62 @@ u64 rmr_sys_jiffies_ms(void)
 unsigned long rmr_sys_ms_to_jiffies(unsigned int ms)
 {
 	return msecs_to_jiffies(ms);
+}
+
+/* -- key.rs -- */
+
+int rmr_sys_key_read(const char *description,
+		     void (*use)(const u8 *payload, size_t len, void *data),
+		     void *data)
+{
+	const struct user_key_payload *payload;
+	struct key *key;
+	int err = 0;
+
+	/* Only what is there: nothing is asked of user space. */
+	key = request_key(&key_type_logon, description, NULL);
+	if (key == ERR_PTR(-ENOKEY))
+		key = request_key(&key_type_user, description, NULL);
+	if (IS_ERR(key))
+		return PTR_ERR(key);
+	down_read(&key->sem);
+	payload = user_key_payload_locked(key);
+	if (payload)
+		use((const u8 *)payload->data, payload->datalen, data);
+	else
+		err = -EKEYREVOKED;
+	up_read(&key->sem);
+	key_put(key);
+	return err;
+}
+
+/* -- hmac.rs -- */
+
+struct rmr_sys_hmac_key {
+	struct hmac_sha256_key key;
+};
+
+struct rmr_sys_hmac_key *rmr_sys_hmac_new(const u8 *secret, size_t len)
+{
+	struct rmr_sys_hmac_key *key = kmalloc(sizeof(*key), GFP_KERNEL);
+
+	if (key)
+		hmac_sha256_preparekey(&key->key, secret, len);
+	return key;
+}
+
+void rmr_sys_hmac_free(struct rmr_sys_hmac_key *key)
+{
+	kfree_sensitive(key);
+}
+
+void rmr_sys_hmac(const struct rmr_sys_hmac_key *key, const u8 *message,
+		  size_t len, u8 *mac)
+{
+	hmac_sha256(&key->key, message, len, mac);
+}
+
+bool rmr_sys_hmac_same(const u8 *a, const u8 *b)
+{
+	return !crypto_memneq(a, b, SHA256_DIGEST_SIZE);
 }

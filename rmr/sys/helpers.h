@@ -131,4 +131,20 @@ void rmr_sys_noio_end(unsigned int before);
 u64 rmr_sys_jiffies_ms(void);
 unsigned long rmr_sys_ms_to_jiffies(unsigned int ms);
 
+/* -- key.rs -- */
+
+int rmr_sys_key_read(const char *description,
+		     void (*use)(const u8 *payload, size_t len, void *data),
+		     void *data);
+
+/* -- hmac.rs -- */
+
+struct rmr_sys_hmac_key;
+
+struct rmr_sys_hmac_key *rmr_sys_hmac_new(const u8 *secret, size_t len);
+void rmr_sys_hmac_free(struct rmr_sys_hmac_key *key);
+void rmr_sys_hmac(const struct rmr_sys_hmac_key *key, const u8 *message,
+		  size_t len, u8 *mac);
+bool rmr_sys_hmac_same(const u8 *a, const u8 *b);
+
 #endif

@@ -17,6 +17,7 @@
 //! | [`percpu`] | one thing for each CPU, counters |
 //! | [`wait`] | waiting for an event or a condition, with a limit |
 //! | [`padded`] | a value with cache lines of its own |
+//! | [`key`], [`hmac`] | keys of the keyring, and MACs made with them |
 //! | [`bh`], [`crc`], [`log`], [`module`], [`noio`], [`rand`], [`time`] | small ones |
 //!
 //! Not here: anything that knows of pools, messages or stores, RTRS (crate `rtrs`) and the block
@@ -30,6 +31,8 @@ pub mod crc;
 mod ffi;
 pub mod gate;
 pub mod global;
+pub mod hmac;
+pub mod key;
 pub mod leases;
 pub mod lock;
 pub mod log;

@@ -14,9 +14,12 @@ use kernel::sync::new_mutex;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_engine::sync::Guarded;
+use rmr_proto::MacKey;
 use rmr_sys::bh;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Gate;
+use rmr_sys::hmac::HmacKey;
+use rmr_sys::key;
 use rmr_sys::leases::Leases;
 use rmr_sys::lock::IrqLock;
 use rmr_sys::lock::IrqLocks;
@@ -233,6 +236,8 @@ fn run(registry: &Arc<Registry>, name: &[u8]) -> Result {
         b"lock" => lock(&registry.queue),
         b"percpu" => per_cpu(&registry.queue),
         b"small" => small(),
+        b"hmac" => hmac(),
+        b"key" => keyring(),
         _ => Err(EINVAL),
     }
 }
@@ -761,6 +766,35 @@ fn per_cpu(queue: &Arc<Queue>) -> Result {
     check!(test.1.sum(3) == 0);
     test.1.reset();
     check!(test.1.sum(0) == 0);
+    Ok(())
+}
+
+/// A test case of RFC 4231, and what it is compared by.
+fn hmac() -> Result {
+    let mac = HmacKey::new(b"Jefe")?.mac(b"what do ya want for nothing?");
+    let right = [
+        0x5b, 0xdc, 0xc1, 0x46, 0xbf, 0x60, 0x75, 0x4e, 0x6a, 0x04, 0x24, 0x26, 0x08, 0x95, 0x75,
+        0xc7, 0x5a, 0x00, 0x3f, 0x08, 0x9d, 0x27, 0x39, 0x83, 0x9d, 0xec, 0x58, 0xb9, 0x64, 0xec,
+        0x38, 0x43,
+    ];
+    check!(mac == right);
+    check!(HmacKey::same(&mac, &right));
+    for at in 0..mac.len() {
+        let mut wrong = right;
+        wrong[at] ^= 0x80;
+        check!(!HmacKey::same(&mac, &wrong));
+    }
+    Ok(())
+}
+
+/// Keys that tests/vm/sys.sh has made: `rmr-selftest:logon`, `:user` and `:both`, with their type as payload; `:revoked`.
+fn keyring() -> Result {
+    let reads = |name: &CStr, right: &[u8]| key::with_payload(name, |payload| payload == right);
+    check!(reads(c"rmr-selftest:logon", b"logon") == Ok(true));
+    check!(reads(c"rmr-selftest:user", b"user") == Ok(true));
+    check!(reads(c"rmr-selftest:both", b"logon") == Ok(true));
+    check!(reads(c"rmr-selftest:absent", b"") == Err(Error::from_errno(-126)));
+    check!(reads(c"rmr-selftest:revoked", b"") == Err(Error::from_errno(-128)));
     Ok(())
 }
 

@@ -22,6 +22,13 @@ self_test() {
 	client "echo $1 > $ctl/run" || fail "$(client "dmesg | grep sys_selftest | tail -n 5")"
 }
 
+test_keys() {
+	client "cd $ctl && keyctl add logon rmr-selftest:logon logon @u && keyctl add user rmr-selftest:user user @u &&
+		keyctl add user rmr-selftest:both user @u && keyctl add logon rmr-selftest:both logon @u &&
+		keyctl revoke \$(keyctl add logon rmr-selftest:revoked x @u) && echo key > run" ||
+		fail "$(client "dmesg | grep sys_selftest | tail -n 5")"
+}
+
 test_attributes() {
 	client "cd $ctl && echo abc > text && [ \$(cat text) = abc ] && printf abcd > text && [ \$(cat text) = abcd ]"
 	client "cd $ctl && printf '\n' > text && [ -z \$(cat text) ]"
@@ -99,9 +106,10 @@ client modinfo -n sys_selftest > /dev/null 2>&1 || skip_all "the modules were bu
 cleanup unload
 load
 
-for name in gate gate-wait slots leases park work self-drop wait lock percpu small; do
+for name in gate gate-wait slots leases park work self-drop wait lock percpu small hmac; do
 	run_test "$name" self_test "$name"
 done
+run_test "keys" test_keys
 run_test "attributes" test_attributes
 run_test "directories" test_directories
 run_test "a directory waits for its stores" test_busy_removal
