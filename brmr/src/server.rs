@@ -5,6 +5,7 @@
 
 use crate::store::Create;
 use crate::store::LocalStore;
+use crate::store::Opening;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -13,6 +14,8 @@ use kernel::sync::Mutex;
 use rmr::malformed;
 use rmr::refuse;
 use rmr::refuse::text;
+use rmr::secret;
+use rmr::secret::Secret;
 use rmr::server::StoreHandle;
 use rmr::store::Store;
 use rmr_engine::options::Error as Malformed;
@@ -79,13 +82,13 @@ impl tree::Registry for Registry {
 static CTL: [Attr<Registry>; 2] = [
     Attr::wo(
         c"create_store",
-        "device=<path> pool=<name> mapped_size=<512-byte sectors> [metadata=<path>] [member_id=<1..32>] [chunk_size=<bytes>] [init=zero|equal] [force=1]",
+        "device=<path> pool=<name> mapped_size=<512-byte sectors> [metadata=<path>] [member_id=<1..32>] [chunk_size=<bytes>] [init=zero|equal] [secret=<key>] [force=1]",
         create_store,
     ),
-    Attr::wo(c"add_store", "device=<path> pool=<name> [metadata=<path>]", add_store),
+    Attr::wo(c"add_store", "device=<path> pool=<name> [metadata=<path>] [secret=<key>|none]", add_store),
 ];
 
-static STORE: [Attr<LocalStore>; 7] = [
+static STORE: [Attr<LocalStore>; 8] = [
     Attr::ro(c"dev_size", |store, w| writeln!(w, "{}", store.device().size() / 512)),
     Attr::ro(c"mapped_size", |store, w| {
         writeln!(w, "{}", store.info().geometry().size() / 512)
@@ -96,6 +99,9 @@ static STORE: [Attr<LocalStore>; 7] = [
             Some(metadata) => text(metadata.name()),
             None => "internal",
         })
+    }),
+    Attr::ro(c"secret", |store, w| {
+        writeln!(w, "{}", secret::shown(store.info().secret.as_ref()))
     }),
     Attr::ro(c"state", |store, w| {
         let serving = REGISTRY.get().is_some_and(|r| r.is_serving(store));
@@ -147,6 +153,7 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
         Key::once("member_id"),
         Key::once("chunk_size"),
         Key::once("init"),
+        Key::once("secret"),
         Key::once("force"),
         Key::once("metadata"),
     ];
@@ -164,11 +171,23 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             .get("init")
             .map(|i| i.choice(&["zero", "equal"]))
             .transpose()?;
+        let secret = options.get("secret");
+        let secret = secret.map(|s| s.text_up_to(secret::MAX_DESCRIPTION));
         let force = options.get("force").map(|f| f.boolean()).transpose()?;
         let metadata = metadata_path(&options)?;
-        Ok((path, name, sectors, member, chunk, init, force, metadata))
+        Ok((
+            path,
+            name,
+            sectors,
+            member,
+            chunk,
+            init,
+            secret.transpose()?,
+            force,
+            metadata,
+        ))
     };
-    let (path, name, sectors, member, chunk, init, force, metadata) =
+    let (path, name, sectors, member, chunk, init, secret, force, metadata) =
         parse().map_err(malformed!(COMMAND))?;
     let shift = match chunk {
         None => Ok(Geometry::DEFAULT_CHUNK_SHIFT),
@@ -187,15 +206,16 @@ fn create_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             ))
         }
     };
+    registry.check_name(COMMAND, &name)?;
+    rmr::server::check_member(COMMAND, &name, member)?;
     let create = Create {
         name,
         member,
         geometry,
         force: force.unwrap_or(false),
         keep_data: init == Some(1),
+        secret: Secret::find(COMMAND, secret.unwrap_or(secret::NONE))?,
     };
-    registry.check_name(COMMAND, &name)?;
-    rmr::server::check_member(COMMAND, &name, member)?;
     registry.attach(LocalStore::create(
         registry.module,
         path,
@@ -212,6 +232,7 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
         Key::once("mapped_size"),
         Key::once("mode"),
         Key::once("metadata"),
+        Key::once("secret"),
     ];
     const COMMAND: &str = "add_store";
     let parse = || {
@@ -227,11 +248,17 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             .map(|m| m.choice(&["add"]))
             .transpose()?;
         let metadata = metadata_path(&options)?;
-        Ok((path, name, sectors, metadata))
+        let secret = options.get("secret");
+        let secret = secret.map(|s| s.text_up_to(secret::MAX_DESCRIPTION));
+        Ok((path, name, sectors, metadata, secret.transpose()?))
     };
-    let (path, name, sectors, metadata) = parse().map_err(malformed!(COMMAND))?;
+    let (path, name, sectors, metadata, secret) = parse().map_err(malformed!(COMMAND))?;
     registry.check_name(COMMAND, &name)?;
-    let store = LocalStore::open(registry.module, path, metadata, &name)?;
+    let opening = match secret {
+        Some(description) => Opening::With(Secret::find(COMMAND, description)?),
+        None => Opening::AsBefore,
+    };
+    let store = LocalStore::open(registry.module, path, metadata, &name, opening)?;
     let size = store.info().geometry().size() / 512;
     if sectors.is_some_and(|sectors| sectors != size) {
         return Err(refuse!(
@@ -242,7 +269,18 @@ fn add_store(registry: &Arc<Registry>, line: &[u8]) -> Result {
             size
         ));
     }
-    registry.attach(store)
+    registry.attach(store.clone())?;
+    store.keep_secret().map_err(|error| {
+        // It would not be what it is now when it is opened next.
+        let _ = registry.remove(COMMAND, &store, true);
+        refuse!(
+            error,
+            "{}: device {}: the superblock could not be written ({:?}); see the messages of its driver",
+            COMMAND,
+            path,
+            error
+        )
+    })
 }
 
 impl Registry {

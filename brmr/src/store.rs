@@ -27,6 +27,7 @@ use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr::refuse;
 use rmr::refuse::numbered;
+use rmr::secret::Secret;
 use rmr::store::Store;
 use rmr::store::StoreDone;
 use rmr::store::StoreInfo;
@@ -72,6 +73,16 @@ pub(crate) struct Create {
     pub(crate) force: bool,
     /// Leave the data area as it is: it is the same on all members, the administrator says.
     pub(crate) keep_data: bool,
+    /// What whoever uses the store must know.
+    pub(crate) secret: Option<Arc<Secret>>,
+}
+
+/// What `add_store` is told about a secret.
+pub(crate) enum Opening {
+    /// Nothing.
+    AsBefore,
+    /// It is required, or not, from now on.
+    With(Option<Arc<Secret>>),
 }
 
 /// An open store.
@@ -213,7 +224,7 @@ impl LocalStore {
                 uuid: rand::uuid(),
                 starts: 0,
             }),
-            secret: false,
+            secret: create.secret.is_some(),
         };
         let superblocks = write_new(&device, metadata.as_deref(), superblock, create.keep_data)
             .map_err(|error| {
@@ -227,7 +238,8 @@ impl LocalStore {
                     error
                 )
             })?;
-        Self::new(module, device, metadata, superblocks)
+        let secret = create.secret.clone();
+        Self::new(module, device, metadata, superblocks, secret)
     }
 
     /// Opens the store that is on the device, with its metadata device if it has one. It must be one of pool `name`.
@@ -238,6 +250,7 @@ impl LocalStore {
         path: &str,
         metadata_path: Option<&str>,
         name: &PoolName,
+        opening: Opening,
     ) -> Result<Arc<Self>> {
         const COMMAND: &str = "add_store";
         let device = open_device(COMMAND, path)?;
@@ -275,6 +288,18 @@ impl LocalStore {
             .layout
             .check_fits(device.size())
             .map_err(|error| refuse!(ENOSPC, "{}: device {}: {}", COMMAND, path, error))?;
+        let secret = match opening {
+            Opening::With(secret) => secret,
+            Opening::AsBefore if record.secret => {
+                return Err(refuse!(
+                    numbered(bindings::ENOKEY),
+                    "{}: the store on device {} requires a secret; say secret= with the description of its key (or secret=none to do without from now on)",
+                    COMMAND,
+                    path
+                ))
+            }
+            Opening::AsBefore => None,
+        };
         let metadata = match (&record.metadata, metadata_path) {
             (None, None) => None,
             (Some(_), Some(metadata_path)) => {
@@ -315,7 +340,18 @@ impl LocalStore {
             }
         };
         let superblocks = Superblocks::new(superblock, current);
-        Self::new(module, device, metadata, superblocks)
+        Self::new(module, device, metadata, superblocks, secret)
+    }
+
+    /// Notes on the device, for later openings, whether a secret is required. Sleeps.
+    pub(crate) fn keep_secret(&self) -> Result {
+        let required = self.info.secret.is_some();
+        let mut superblocks = self.superblocks.lock();
+        if superblocks.data.record.secret == required {
+            return Ok(());
+        }
+        superblocks.data.record.secret = required;
+        superblocks.data.write(self.device())
     }
 
     #[inline(never)]
@@ -324,6 +360,7 @@ impl LocalStore {
         device: Arc<BlockDevice>,
         metadata: Option<Arc<BlockDevice>>,
         superblocks: Superblocks,
+        secret: Option<Arc<Secret>>,
     ) -> Result<Arc<Self>> {
         let record = &superblocks.data.record;
         let info = StoreInfo {
@@ -333,6 +370,7 @@ impl LocalStore {
             member: record.member,
             layout: record.layout.clone(),
             limits: limits(&device, metadata.as_deref()),
+            secret,
         };
         let bios = BioSet::new(device, RESERVE)?;
         let zeroes = Queue::new(c"brmr-zeroes", Flags::UNBOUND | Flags::MEM_RECLAIM)?;

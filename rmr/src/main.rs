@@ -12,6 +12,7 @@ use rmr_sys::tree::Tree;
 pub mod client;
 mod memory;
 pub mod refuse;
+pub mod secret;
 pub mod server;
 pub mod store;
 

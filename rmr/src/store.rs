@@ -5,10 +5,12 @@
 //! `rmr` decides *whether* a request is executed (admission, at-most-once); a store executes it. A store
 //! knows nothing of messages, generations or epochs, and keeps records for `rmr` without looking into them.
 
+use crate::secret::Secret;
 use crate::server::op::Ticket;
 use crate::server::peer::PeerRead;
 use crate::server::peer::PullWrite;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use rmr_proto::Geometry;
 use rmr_proto::Layout;
 use rmr_proto::Limits;
@@ -35,6 +37,8 @@ pub struct StoreInfo {
     pub layout: Layout,
     /// Block sizes and features of the device below.
     pub limits: Limits,
+    /// What whoever wants anything of the member must prove to know.
+    pub secret: Option<Arc<Secret>>,
 }
 
 impl StoreInfo {

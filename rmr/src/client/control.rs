@@ -61,6 +61,9 @@ impl fmt::Display for Failure {
                 f,
                 "the answer is not understood: {why}; is the same version of rmr loaded there?"
             ),
+            Self::Refused(Status::NotAuthenticated) => f.write_str(
+                "the pool requires a secret; write the description of its key to the pool's file secret",
+            ),
             Self::Refused(status) => write!(f, "refused: {status}"),
             Self::Local(error) => write!(f, "{error:?} on this host"),
         }
@@ -85,16 +88,26 @@ fn exchange(session: &Session, message: &Control) -> Result<KBox<[u8; REPLY_BYTE
     let bytes = message
         .encode::<KernelCrc>(&mut header)
         .map_err(Failure::Garbled)?;
+    exchange_within(TIMEOUT_MS, session, bytes, &mut reply[..])?;
+    Ok(reply)
+}
+
+/// Sends any message and waits for its reply, at most `ms` milliseconds. Sleeps.
+pub(crate) fn exchange_within(
+    ms: u32,
+    session: &Session,
+    header: &[u8],
+    reply: &mut [u8],
+) -> Result<(), Failure> {
     session
-        .call_within(TIMEOUT_MS, bytes, &mut reply[..])
+        .call_within(ms, header, reply)
         .map_err(|error| match error {
             CallError::Answered(errno) => match Status::from_wire(errno.number()) {
                 Some(status) => Failure::Refused(status),
                 None => Failure::Unreachable(errno.into()),
             },
             CallError::Failed(error) => Failure::Unreachable(error),
-        })?;
-    Ok(reply)
+        })
 }
 
 /// A buffer for a reply, never on the stack.

@@ -10,6 +10,7 @@
 //! What failed on a connection is told before that the connection is gone: the job looks at connections first, at
 //! requests then, and tells in the other order; and a connection's end is announced after all requests came back.
 
+use super::access::Access;
 use super::calls::Calls;
 use super::core::Core;
 use super::lane;
@@ -17,10 +18,12 @@ use super::lane::Lanes;
 use super::leg::Leg;
 use super::outbox::Open;
 use super::outbox::Outbox;
+use super::renewal::Renewal;
 use super::session::Session;
 use crate::memory::KernelMemory;
 use crate::refuse;
 use crate::say;
+use crate::secret::Secret;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::atomic::Atomic;
@@ -132,6 +135,8 @@ pub(crate) struct Desk {
     reply: KBox<[u8; REPLY_BYTES]>,
     /// Connections the coordinator knows of.
     up: MemberSet,
+    /// And those that it is to lose.
+    renewal: Renewal,
     timer_at: Time,
     /// The configuration that was last written to the log: epoch, in sync, receivers.
     said: (Epoch, MemberSet, MemberSet),
@@ -220,6 +225,13 @@ impl Driver {
         }
         if let Some(core) = core {
             core.job.rearm(0);
+        }
+    }
+
+    /// A node and this host did not agree on a secret.
+    pub(crate) fn not_authenticated(&self) {
+        if let Some(core) = self.core.enter() {
+            core.herald.queue();
         }
     }
 
@@ -320,11 +332,13 @@ impl Driver {
         })
     }
 
-    /// Makes a leg for a member that is reached by `session`.
+    /// Makes a leg for a member that is reached by `session`, and that has to know the secret, if there is one. Sleeps, until
+    /// that is proved, or has failed.
     pub(crate) fn add_leg(
         this: &Arc<Self>,
         member: MemberId,
         session: &Arc<Session>,
+        secret: &Option<Arc<Secret>>,
         caps: Caps,
     ) -> Result {
         let core = this.core.enter().ok_or(ENODEV)?;
@@ -332,24 +346,38 @@ impl Driver {
         let reads = Lanes::new(core.sets.len(), caps, this, Some(member))?;
         // As many as there are tags.
         let depth = core.requests.len() as u32;
-        let leg = Leg::new(member, session.clone(), depth, caps.segments, reads)?;
-        let calls = Calls::new()?;
-        place.publish(leg)?;
+        let access = Access::of_client(session, this.pool, member, secret.clone(), this)?;
+        let leg = Leg::new(
+            member,
+            session.clone(),
+            access.clone(),
+            depth,
+            caps.segments,
+            reads,
+        )
+        .inspect_err(|_| access.end())?;
+        let calls = Calls::new().inspect_err(|_| access.end())?;
+        place.publish(leg).inspect_err(|_| access.end())?;
         core.set_present(member, true);
         core.introduction.data().moved(member);
         if let Some(place) = this.desk.lock().outbox.calls.get_mut(member.index()) {
             *place = Some(calls);
         }
-        session.watch(this, member)
+        access.watch()?;
+        access.wait();
+        Ok(())
     }
 
     /// Takes the leg of a member away that is in no configuration any more, or of a volume that is closed.
-    pub(crate) fn remove_leg(this: &Arc<Self>, member: MemberId, session: &Session) {
-        session.unwatch(this, member);
-        this.link(member, false);
+    pub(crate) fn remove_leg(this: &Arc<Self>, member: MemberId) {
         let Some(core) = this.core.enter() else {
             return;
         };
+        let access = core.leg(member).map(|leg| leg.access.clone());
+        if let Some(access) = access {
+            access.end();
+        }
+        this.link(member, false);
         core.set_present(member, false);
         let leg = core
             .legs
@@ -385,6 +413,7 @@ impl Driver {
         self.tell_failed(core, desk);
         for id in lost {
             desk.up = desk.up.without(id);
+            desk.renewal.lost(id);
             if let Some(leg) = core.leg(id) {
                 // It may have been lost while the coordinator was being told that it is there.
                 leg.set_usable(false);
@@ -422,7 +451,13 @@ impl Driver {
             core.stalled.store(true, Relaxed);
         }
         stalled |= !desk.outbox.to_call.is_empty();
-        if stalled {
+        let calls = &desk.outbox.calls;
+        let idle = |id: MemberId| {
+            let calls = calls.get(id.index()).and_then(Option::as_ref);
+            calls.is_none_or(Calls::is_idle)
+        };
+        let waits = desk.renewal.turn(core, idle);
+        if stalled || waits {
             Again::After(PERMIT_MS)
         } else {
             Again::No
@@ -472,7 +507,10 @@ impl Driver {
         for id in self.answered.take() {
             let Some(leg) = core.leg(id) else { continue };
             while let Some((number, kind, status)) = self.next_answer(&leg, desk) {
-                self.tell_answer(core, desk, number, kind, status);
+                if status == Status::NotAuthenticated {
+                    desk.renewal.ask(&leg);
+                }
+                self.tell_answer(core, desk, &leg, number, kind, status);
                 self.perform(core, desk);
             }
         }
@@ -489,6 +527,7 @@ impl Driver {
         &self,
         core: &Entered<Core>,
         desk: &mut Desk,
+        leg: &Leg,
         call: u64,
         kind: Kind,
         status: Status,
@@ -496,6 +535,7 @@ impl Driver {
         let Desk {
             coordinator,
             outbox,
+            renewal,
             reply,
             progress,
             pool,
@@ -513,7 +553,11 @@ impl Driver {
             }
             _ => {
                 parsed = Reply::parse::<KernelCrc>(&reply[..], kind);
-                parsed.as_ref().map_err(|_| Failure)
+                let report = parsed.as_ref().ok().and_then(|reply| reply.report.as_ref());
+                match report.map(|report| report.incarnation) {
+                    Some(run) if !renewal.counts(leg, run) => Err(Failure),
+                    _ => parsed.as_ref().map_err(|_| Failure),
+                }
             }
         };
         if let Some(report) = result.ok().and_then(|reply| reply.report.as_ref()) {
@@ -533,6 +577,9 @@ impl Driver {
         for id in self.failed.take() {
             let Some(leg) = core.leg(id) else { continue };
             while let Some((ticket, status)) = leg.next_failed() {
+                if status == Status::NotAuthenticated {
+                    desk.renewal.ask(&leg);
+                }
                 let cause = match status {
                     Status::Disconnected => Cause::Transport,
                     status => Cause::Answer(status),
@@ -582,7 +629,7 @@ impl Driver {
         for id in core::mem::replace(&mut outbox.close, MemberSet::EMPTY) {
             let calls = outbox.calls.get(id.index()).and_then(Option::as_ref);
             if let Some(leg) = core.leg(id) {
-                self.close(&leg, calls.is_none_or(Calls::is_idle));
+                close(&leg, calls.is_none_or(Calls::is_idle));
             }
         }
         for id in core::mem::replace(&mut outbox.to_call, MemberSet::EMPTY) {
@@ -617,17 +664,6 @@ impl Driver {
             Core::open(core);
         }
         self.speak(desk);
-    }
-
-    /// Has everything come back that is on its way to a leg. The connection is shared with other pools: it is closed only if
-    /// there is something. (Nothing else is there to be lost: to the coordinator it was lost and is there again.)
-    fn close(&self, leg: &Leg, no_calls: bool) {
-        leg.set_usable(false);
-        if no_calls && leg.is_idle() {
-            leg.session.as_if_closed(self, leg.member);
-        } else {
-            leg.session.close();
-        }
     }
 
     /// Says what changed, to the log and to those who wait.
@@ -728,6 +764,17 @@ impl Driver {
     }
 }
 
+/// Has everything come back that is on its way to a leg. The connection is shared with other pools: it is closed only if
+/// there is something. (Nothing else is there to be lost: to the coordinator it was lost and is there again.)
+fn close(leg: &Leg, no_calls: bool) {
+    leg.set_usable(false);
+    if no_calls && leg.is_idle() {
+        leg.access.as_if_closed();
+    } else {
+        leg.session.close();
+    }
+}
+
 /// How long a command may take, in ms: longer than the coordinator lets any.
 const COMMAND_MS: u32 = 600_000;
 
@@ -738,6 +785,7 @@ fn desk(depth: u32) -> Result<KBox<Desk>> {
         outbox: Outbox::new(depth)?,
         reply: KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?,
         up: MemberSet::EMPTY,
+        renewal: Renewal::new(),
         timer_at: Time::NEVER,
         said: (Epoch::NONE, MemberSet::EMPTY, MemberSet::EMPTY),
         progress: [Progress::Unknown; MAX_MEMBERS],

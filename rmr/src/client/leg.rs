@@ -4,6 +4,7 @@
 //!
 //! Messages are made here, one for each place a batch can have: they are most of the memory of a leg.
 
+use super::access::Access;
 use super::calls::Call;
 use super::core::Core;
 use super::lane;
@@ -54,6 +55,8 @@ struct Singles {
 pub(crate) struct Leg {
     pub(crate) member: MemberId,
     pub(crate) session: Arc<Session>,
+    /// Whether the session may be used.
+    pub(crate) access: Arc<Access>,
     /// Lanes of reads.
     pub(crate) reads: Lanes,
     /// For each place of the lanes of writes, of those of reads, and of singles.
@@ -88,6 +91,7 @@ impl Leg {
     pub(crate) fn new(
         member: MemberId,
         session: Arc<Session>,
+        access: Arc<Access>,
         depth: u32,
         segments: u16,
         reads: Lanes,
@@ -112,6 +116,7 @@ impl Leg {
         Ok(Self {
             member,
             session,
+            access,
             reads,
             messages,
             singles: new_irq_locks!(1, |_| Singles {

@@ -20,6 +20,7 @@ use super::core::Request;
 use super::core::Shape;
 use super::driver::Driver;
 use super::driver::Stage;
+use super::handshake;
 use super::introduction::Introduction;
 use super::lane::Lanes;
 use super::lane::Set;
@@ -36,6 +37,8 @@ use crate::refuse;
 use crate::refuse::numbered;
 use crate::refuse::text;
 use crate::say;
+use crate::secret;
+use crate::secret::Secret;
 use kernel::bindings;
 use kernel::new_mutex;
 use kernel::prelude::*;
@@ -68,6 +71,7 @@ use rmr_proto::MemberSet;
 use rmr_proto::PoolName;
 use rmr_proto::Progress;
 use rmr_proto::Quorum;
+use rmr_proto::Role;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_proto::MAX_BATCH;
@@ -137,6 +141,8 @@ pub(crate) struct MemberFile {
 struct Admin {
     /// The pool was left; nothing can be done with it any more.
     gone: bool,
+    /// What members have to know.
+    secret: Option<Arc<Secret>>,
     members: KVec<Member>,
     /// The volume, from when it begins to be opened until it is closed.
     volume: Option<Opened>,
@@ -219,6 +225,7 @@ impl Pool {
                 takeover: Atomic::new(false),
                 admin <- new_mutex!(Admin {
                     gone: false,
+                    secret: None,
                     members: KVec::new(),
                     volume: None,
                     opening: false,
@@ -257,6 +264,11 @@ impl Pool {
         mode: Option<Mode>,
     ) -> Result {
         // Not under the mutex: it may take long.
+        let secret = self.secret();
+        let proved = match &secret {
+            Some(secret) => Some(self.prove(session, secret)?),
+            None => None,
+        };
         let report = control::query(session, self.name).map_err(|failure| {
             refuse!(
                 failure.errno(),
@@ -266,10 +278,16 @@ impl Pool {
                 failure
             )
         })?;
+        if proved.is_some_and(|proved| proved != (report.member, report.store)) {
+            return Err(self.not_proved(session, &handshake::Failure::Other(report.member)));
+        }
         self.check_mode(&report, mode)?;
         let mut admin = self.admin.lock();
         if admin.gone {
             return Err(ENOENT);
+        }
+        if !same(&secret, &admin.secret) {
+            return Err(EAGAIN);
         }
         if admin.opening {
             return Err(EAGAIN);
@@ -295,7 +313,7 @@ impl Pool {
             .map(|opened| (opened.driver.clone(), opened.caps));
         let command = match &attached {
             Some((driver, caps)) => {
-                Driver::add_leg(driver, id, session, *caps)?;
+                Driver::add_leg(driver, id, session, &admin.secret, *caps)?;
                 self.table_change(driver, &report, mode)
             }
             None => None,
@@ -326,12 +344,51 @@ impl Pool {
         let place = admin.members.iter().position(|m| m.report.member == id);
         let member = admin.members.remove(place.ok_or(ENOENT)?)?;
         if let Some(opened) = &admin.volume {
-            Driver::remove_leg(&opened.driver, id, &member.session);
+            Driver::remove_leg(&opened.driver, id);
         }
         drop(admin);
         // The directory waits for readers of its files, who may want the mutex.
         drop(member.dir);
         Ok(member.session)
+    }
+
+    /// The secret of the pool, if it has one.
+    pub(crate) fn secret(&self) -> Option<Arc<Secret>> {
+        self.admin.lock().secret.clone()
+    }
+
+    /// Gives the pool a secret, or takes it away. `EBUSY` when members were added, who have proved the one there is.
+    pub(crate) fn set_secret(&self, secret: Option<Arc<Secret>>) -> Result {
+        let mut admin = self.admin.lock();
+        if admin.gone {
+            return Err(ENOENT);
+        }
+        if !admin.members.is_empty() {
+            return Err(refuse!(
+                EBUSY,
+                "secret: pool {} has sessions; take them away first (del_sess)",
+                self.name
+            ));
+        }
+        admin.secret = secret;
+        Ok(())
+    }
+
+    /// Who the node behind `session` is, if it knows the secret.
+    fn prove(&self, session: &Session, secret: &Secret) -> Result<(MemberId, Uuid)> {
+        let proved = handshake::prove(session, self.name, Role::Client, secret);
+        proved.map_err(|failure| self.not_proved(session, &failure))
+    }
+
+    #[cold]
+    fn not_proved(&self, session: &Session, failure: &handshake::Failure) -> Error {
+        refuse!(
+            failure.errno(),
+            "add_sess: pool {}, session {}: {}",
+            self.name,
+            text(session.name()),
+            failure
+        )
     }
 
     /// Whether a member is what the administrator says.
@@ -570,7 +627,7 @@ impl Pool {
         idle: bool,
     ) -> Result<(Arc<Driver>, Caps)> {
         let registry = Registry::get()?;
-        let (caps, options, ways) = {
+        let (caps, options, ways, secret) = {
             let mut admin = self.admin.lock();
             if admin.gone {
                 return Err(ENOENT);
@@ -585,9 +642,9 @@ impl Pool {
             let caps = self.caps(&admin)?;
             let ways = ways(&admin)?;
             admin.opening = true;
-            (caps, self.options(&admin), ways)
+            (caps, self.options(&admin), ways, admin.secret.clone())
         };
-        let driver = self.build(&registry, depth, caps, consumer, &ways);
+        let driver = self.build(&registry, depth, caps, consumer, &ways, &secret);
         let mut admin = self.admin.lock();
         admin.opening = false;
         let driver = driver?;
@@ -616,11 +673,12 @@ impl Pool {
         caps: Caps,
         consumer: Arc<dyn Consumer>,
         ways: &[Reach],
+        secret: &Option<Arc<Secret>>,
     ) -> Result<Arc<Driver>> {
         let driver = Driver::new(self.name, depth)?;
         self.publish(registry, &driver, depth, caps, consumer)?;
         for (id, session) in ways {
-            if let Err(error) = Driver::add_leg(&driver, *id, session, caps) {
+            if let Err(error) = Driver::add_leg(&driver, *id, session, secret, caps) {
                 take_down(ways, &driver);
                 return Err(error);
             }
@@ -1005,6 +1063,8 @@ struct Shown {
     in_sync: MemberSet,
     catching_up: MemberSet,
     maintenance: MemberSet,
+    /// Connected, but the secret was not proved.
+    not_authenticated: MemberSet,
     progress: KVec<Progress>,
 }
 
@@ -1013,6 +1073,10 @@ impl Shown {
     fn of(driver: Option<&Driver>) -> Self {
         let mut shown = Self::default();
         if let Some(driver) = driver {
+            if let Some(core) = driver.core.enter() {
+                let shut = core.legs().filter(|leg| leg.access.is_shut());
+                shown.not_authenticated = shut.map(|leg| leg.member).collect();
+            }
             driver.look(|desk| {
                 let Some(config) = desk.coordinator.config() else {
                     return;
@@ -1029,12 +1093,14 @@ impl Shown {
     }
 
     /// One word for a member: `in_sync`, `catching_up`, `maintenance` or `absent`, or `added` while the pool is not
-    /// attached; `disconnected` while its session is.
+    /// attached; `disconnected` while its session is, `unauthenticated` while it is not proved that both know the secret.
     fn state(&self, id: MemberId, connected: bool) -> &'static str {
         if self.maintenance.contains(id) {
             "maintenance"
         } else if !connected {
             "disconnected"
+        } else if self.not_authenticated.contains(id) {
+            "unauthenticated"
         } else if self.in_sync.contains(id) {
             "in_sync"
         } else if self.catching_up.contains(id) {
@@ -1081,6 +1147,16 @@ impl Pool {
     pub(crate) fn member_state(&self, file: &MemberFile) -> &'static str {
         let driver = self.driver();
         Shown::of(driver.as_deref()).state(file.member, file.session.is_connected())
+    }
+
+    /// How the proof of the secret stands between this host and a member, in a word.
+    pub(crate) fn member_auth(&self, id: MemberId) -> &'static str {
+        let leg = |core: &Core| core.leg(id).map(|leg| leg.access.word());
+        match (self.on_core(leg).flatten(), self.secret()) {
+            (Some(word), _) => word,
+            (None, Some(_)) => "waiting",
+            (None, None) => secret::NONE,
+        }
     }
 
     /// How a member gets current: bytes that are left, and bytes per second. `None`: it does not, or nobody knows yet.
@@ -1153,6 +1229,15 @@ impl Pool {
     }
 }
 
+/// Whether two secrets are the same one.
+fn same(a: &Option<Arc<Secret>>, b: &Option<Arc<Secret>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
 /// How a member is reached.
 type Reach = (MemberId, Arc<Session>);
 
@@ -1166,8 +1251,8 @@ fn ways(admin: &Admin) -> Result<KVec<Reach>> {
 
 /// Takes a driver apart that has nothing in flight.
 fn take_down(ways: &[Reach], driver: &Arc<Driver>) {
-    for (id, session) in ways {
-        Driver::remove_leg(driver, *id, session);
+    for (id, _) in ways {
+        Driver::remove_leg(driver, *id);
     }
     drop(driver.core.retire());
 }

@@ -9,7 +9,7 @@
 //!
 //! Everybody who [watches](Session::watch) hears of each change, after everything that was sent has come back.
 
-use super::driver::Driver;
+use super::access::Access;
 use crate::malformed;
 use crate::refuse;
 use crate::refuse::numbered;
@@ -24,7 +24,6 @@ use kernel::sync::atomic::Relaxed;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use rmr_engine::options::Value;
-use rmr_proto::MemberId;
 use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
 use rmr_sys::rand;
@@ -73,12 +72,6 @@ pub(crate) enum Wait {
     No,
 }
 
-/// Who wants to know about the connection.
-struct Watcher {
-    driver: Arc<Driver>,
-    member: MemberId,
-}
-
 /// Knows whether the session is connected.
 #[pin_data]
 pub(crate) struct Link {
@@ -86,7 +79,7 @@ pub(crate) struct Link {
     up: Atomic<bool>,
     /// Never held while waiting for RTRS, which calls [`LinkHandler::link`].
     #[pin]
-    watchers: Mutex<KVec<Watcher>>,
+    watchers: Mutex<KVec<Arc<Access>>>,
 }
 
 impl Link {
@@ -94,7 +87,7 @@ impl Link {
         let watchers = self.watchers.lock();
         self.up.store(up, Relaxed);
         for watcher in watchers.iter() {
-            watcher.driver.link(watcher.member, up);
+            watcher.link(up);
         }
     }
 }
@@ -105,7 +98,7 @@ impl Link {
         let watchers = self.watchers.lock();
         if self.up.load(Relaxed) {
             for watcher in watchers.iter() {
-                watcher.driver.link(watcher.member, true);
+                watcher.link(true);
             }
         }
     }
@@ -252,35 +245,20 @@ impl Session {
         }
     }
 
-    /// Lets a driver know of each change of the connection, and of how it is. Sleeps.
-    pub(crate) fn watch(&self, driver: &Arc<Driver>, member: MemberId) -> Result {
+    /// Lets `access` know of each change of the connection, and of how it is. Sleeps.
+    pub(crate) fn watch(&self, access: &Arc<Access>) -> Result {
         let mut watchers = self.link.watchers.lock();
-        watchers.push(
-            Watcher {
-                driver: driver.clone(),
-                member,
-            },
-            GFP_KERNEL,
-        )?;
+        watchers.push(access.clone(), GFP_KERNEL)?;
         if self.is_connected() {
-            driver.link(member, true);
+            access.link(true);
         }
         Ok(())
     }
 
-    /// Lets a driver, of which nothing is in flight, believe that the connection was lost, and is as it is. Sleeps.
-    pub(crate) fn as_if_closed(&self, driver: &Driver, member: MemberId) {
-        let _watchers = self.link.watchers.lock();
-        driver.link(member, false);
-        if self.is_connected() {
-            driver.link(member, true);
-        }
-    }
-
     /// Ends what [`Self::watch`] began. Sleeps.
-    pub(crate) fn unwatch(&self, driver: &Arc<Driver>, member: MemberId) {
+    pub(crate) fn unwatch(&self, access: &Access) {
         let mut watchers = self.link.watchers.lock();
-        watchers.retain(|w| w.member != member || !Arc::ptr_eq(&w.driver, driver));
+        watchers.retain(|watcher| !core::ptr::eq(&**watcher, access));
     }
 
     /// Its name.

@@ -17,6 +17,8 @@ use super::session::MAX_NAME;
 use crate::malformed;
 use crate::refuse;
 use crate::refuse::text;
+use crate::secret;
+use crate::secret::Secret;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::atomic::Relaxed;
@@ -83,7 +85,7 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
 )];
 
 /// Files of a pool.
-pub(crate) static POOL: [Attr<Pool>; 17] = [
+pub(crate) static POOL: [Attr<Pool>; 18] = [
     Attr::wo(
         c"add_sess",
         "sessname=<name> path=[<src>,]<dst> [path=...] [mode=create|assemble]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
@@ -121,6 +123,15 @@ pub(crate) static POOL: [Attr<Pool>; 17] = [
         |pool: &Arc<Pool>, line| {
             let parse = || Value::single("on_no_data", line)?.choice(&["suspend", "error"]);
             pool.set_fails(parse().map_err(malformed!("on_no_data"))? == 1)
+        },
+    ),
+    Attr::rw(
+        c"secret",
+        |pool: &Pool, w| writeln!(w, "{}", secret::shown(pool.secret().as_ref())),
+        |pool: &Arc<Pool>, line| {
+            let parse = || Value::single("secret", line)?.text_up_to(secret::MAX_DESCRIPTION);
+            let description = parse().map_err(malformed!("secret"))?;
+            pool.set_secret(Secret::find("secret", description)?)
         },
     ),
     Attr::ro(c"state", |pool: &Pool, w| writeln!(w, "{}", pool.state())),
@@ -181,7 +192,7 @@ pub(crate) static STATS: [Attr<Pool>; 4] = [
 ];
 
 /// Files of a member of a pool, in the directory of its session.
-pub(crate) static MEMBER: [Attr<MemberFile>; 12] = [
+pub(crate) static MEMBER: [Attr<MemberFile>; 13] = [
     Attr::wo(
         c"del_sess",
         "1 | mode=delete|disassemble; of an attached pool, mode=delete takes the member out for good, mode=disassemble for a while",
@@ -245,6 +256,9 @@ pub(crate) static MEMBER: [Attr<MemberFile>; 12] = [
     ),
     Attr::ro(c"state", |file: &MemberFile, w| {
         writeln!(w, "{}", file.pool.member_state(file))
+    }),
+    Attr::ro(c"auth", |file: &MemberFile, w| {
+        writeln!(w, "{}", file.pool.member_auth(file.member))
     }),
     Attr::ro(c"resync_left", |file: &MemberFile, w| {
         match file.pool.resync(file.member) {

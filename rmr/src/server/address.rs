@@ -7,12 +7,14 @@
 //! and are made again by themselves. What is sent over them is [`peer`](super::peer)'s.
 
 use super::sysfs;
+use crate::client::access::Access;
 use crate::client::registry::Registry;
 use crate::client::session;
 use crate::client::session::Session;
 use crate::client::session::Wait;
 use crate::client::session::PORT;
 use crate::refuse;
+use crate::secret::Secret;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -32,12 +34,23 @@ use rtrs::PathAddr;
 pub(crate) struct Node {
     pub(crate) member: MemberId,
     pub(crate) session: Arc<Session>,
+    /// Whether the session may be used.
+    pub(crate) access: Arc<Access>,
     /// The administrator said so.
     pub(crate) fixed: bool,
     book: Arc<Book>,
 }
 
 impl Node {
+    /// One word for the connection: that of the session, or `unauthenticated`.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.access.is_shut() {
+            "unauthenticated"
+        } else {
+            self.session.state()
+        }
+    }
+
     /// Takes it out of the book.
     pub(crate) fn remove(&self) -> Result {
         self.book.remove(self.member)
@@ -52,6 +65,8 @@ struct Entry {
 struct Inner {
     /// Where directories of nodes go; `None` once the pool was left.
     parent: Option<Dir<()>>,
+    /// What the other members have to know.
+    secret: Option<Arc<Secret>>,
     entries: KVec<Entry>,
 }
 
@@ -82,7 +97,7 @@ impl Book {
             pin_init!(Self {
                 pool,
                 own,
-                inner <- new_mutex!(Inner { parent: None, entries: KVec::new() }),
+                inner <- new_mutex!(Inner { parent: None, secret: None, entries: KVec::new() }),
                 told <- new_mutex!(KVec::new()),
                 job: Gate::new(),
             }),
@@ -119,19 +134,58 @@ impl Book {
         }
         inner.entries.reserve(1, GFP_KERNEL)?;
         let parent = inner.parent.as_ref().ok_or(ENOENT)?;
-        let node = Arc::new(
-            Node {
-                member,
-                session,
-                fixed,
-                book: self.clone(),
-            },
-            GFP_KERNEL,
-        )?;
-        let name = CString::try_from_fmt(fmt!("{}", member.get()))?;
-        let dir = Dir::in_dir(parent, &name, node.clone(), &sysfs::PEER)?;
-        inner.entries.push(Entry { node, dir }, GFP_KERNEL)?;
+        let access = Access::of_peer(&session, self.pool, member, inner.secret.clone())?;
+        let made = access.watch().and_then(|()| {
+            let node = Arc::new(
+                Node {
+                    member,
+                    session,
+                    access: access.clone(),
+                    fixed,
+                    book: self.clone(),
+                },
+                GFP_KERNEL,
+            )?;
+            let name = CString::try_from_fmt(fmt!("{}", member.get()))?;
+            let dir = Dir::in_dir(parent, &name, node.clone(), &sysfs::PEER)?;
+            Ok(Entry { node, dir })
+        });
+        let entry = made.inspect_err(|_| access.end())?;
+        inner.entries.push(entry, GFP_KERNEL)?;
         Ok(())
+    }
+
+    /// From now on the other members have to know a secret, or none. What clients said of them before counts no more: anybody could.
+    /// Sleeps.
+    pub(crate) fn require(&self, secret: Option<&Arc<Secret>>) {
+        let mut inner = self.inner.lock();
+        inner.secret = secret.cloned();
+        for entry in &inner.entries {
+            entry.node.access.require(secret.cloned());
+        }
+        drop(inner);
+        if secret.is_none() {
+            return;
+        }
+        self.told.lock().clear();
+        while let Some(entry) = self.take_told() {
+            put(entry);
+        }
+    }
+
+    /// Takes a member out of the book of which the administrator said nothing.
+    fn take_told(&self) -> Option<Entry> {
+        let mut inner = self.inner.lock();
+        let place = inner.entries.iter().position(|e| !e.node.fixed)?;
+        inner.entries.remove(place).ok()
+    }
+
+    /// A member says that nothing was proved to it. Sleeps.
+    pub(crate) fn again(&self, member: MemberId) {
+        if let Some(node) = self.node(member) {
+            node.access.required();
+            node.access.renew();
+        }
     }
 
     /// A client said where a member is. What it says is looked at by a job; the newest counts. May sleep.
@@ -222,6 +276,12 @@ impl Book {
         Some(self.node(member)?.session.clone())
     }
 
+    /// The same, if it may be used.
+    pub(crate) fn open_session(&self, member: MemberId) -> Option<Arc<Session>> {
+        let node = self.node(member)?;
+        node.access.is_open().then(|| node.session.clone())
+    }
+
     /// Whether it is known where a member is.
     pub(crate) fn knows(&self, member: MemberId) -> bool {
         self.session(member).is_some()
@@ -231,6 +291,7 @@ impl Book {
 /// Waits for readers of the files, then gives the session back.
 fn put(entry: Entry) {
     let session = entry.node.session.clone();
+    entry.node.access.end();
     drop(entry.dir);
     drop(entry.node);
     if let Ok(registry) = Registry::get() {

@@ -13,6 +13,7 @@ use super::address::Book;
 use super::disk;
 use super::disk::Disk;
 use super::disk::Work;
+use super::guard::Guard;
 use super::listener::Session;
 use super::op;
 use super::op::Parked;
@@ -187,6 +188,8 @@ pub(crate) struct Runner {
     pub(crate) member: MemberId,
     pub(crate) logical_block: u32,
     pub(crate) store: Arc<dyn Store>,
+    /// Who may speak to it, if not everybody.
+    pub(crate) guard: Option<Arc<Guard>>,
     pub(crate) hot: KBox<Hot>,
     pub(crate) table: Arc<Table>,
     pub(crate) parked: Parked,
@@ -225,6 +228,7 @@ impl Runner {
     #[inline(never)]
     pub(crate) fn start(
         store: Arc<dyn Store>,
+        guard: Option<Arc<Guard>>,
         book: Arc<Book>,
         directory: Arc<Directory>,
         table: Arc<Table>,
@@ -233,7 +237,7 @@ impl Runner {
         let info = store.info();
         let hot = hot_path(&info)?;
         let engine = load(&*store, &info, &hot)?;
-        let runner = Self::assemble(store, &info, (hot, engine), book, directory, table)?;
+        let runner = Self::assemble((store, guard), &info, (hot, engine), book, directory, table)?;
         let begun = Self::begin(&runner, queue);
         if begun.is_err() || runner.failed().is_some() {
             runner.stop();
@@ -262,7 +266,7 @@ impl Runner {
 
     #[inline(never)]
     fn assemble(
-        store: Arc<dyn Store>,
+        (store, guard): (Arc<dyn Store>, Option<Arc<Guard>>),
         info: &StoreInfo,
         (hot, engine): (KBox<Hot>, KBox<Engine>),
         book: Arc<Book>,
@@ -291,6 +295,7 @@ impl Runner {
                 member: info.member,
                 logical_block: info.limits.logical_block,
                 store,
+                guard,
                 hot,
                 table,
                 parked: Parked::new(),
@@ -711,6 +716,7 @@ impl Runner {
         let Call {
             slot,
             number: call,
+            to,
             kind,
             result,
             written,
@@ -731,6 +737,9 @@ impl Runner {
                 drop(message);
                 self.peers.release(slot);
                 let status = Status::from_wire(errno.number()).unwrap_or(Status::Disconnected);
+                if status == Status::NotAuthenticated {
+                    self.peers.again(to);
+                }
                 self.tell(state, failed(status));
             }
             (Kind::Pull, Ok(())) => {

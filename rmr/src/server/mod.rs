@@ -7,6 +7,7 @@
 //! | [`pool`] | a pool on this node, and its store |
 //! | [`member`] | a member that runs: the shell around the engine |
 //! | [`address`] | where the other members are |
+//! | [`guard`] | who may speak to a member |
 //! | [`disk`] | what the engine wants of its disk |
 //! | [`peer`] | the other members, as this one speaks to them |
 //! | [`serving`] | a member that serves IO, as the hot path sees it |
@@ -16,6 +17,7 @@
 
 pub(crate) mod address;
 pub(crate) mod disk;
+pub(crate) mod guard;
 pub(crate) mod listener;
 pub(crate) mod member;
 pub(crate) mod op;

@@ -74,6 +74,7 @@ pub(crate) struct Call {
     pub(crate) slot: u32,
     /// The engine's number.
     pub(crate) number: u64,
+    pub(crate) to: MemberId,
     pub(crate) kind: Kind,
     pub(crate) result: Result<(), Errno>,
     /// How writing what it brought ended.
@@ -128,6 +129,11 @@ impl Peers {
         }
     }
 
+    /// A member says that this one has not proved to know the secret. Sleeps.
+    pub(crate) fn again(&self, member: MemberId) {
+        self.book.again(member);
+    }
+
     /// No more calls are made. The member's job does not run.
     pub(crate) fn shut(&self) {
         self.shut.store(1);
@@ -160,7 +166,7 @@ impl Peers {
         if self.shut.load() != 0 {
             return Err(Status::Disconnected);
         }
-        let session = self.book.session(to).ok_or(Status::Disconnected)?;
+        let session = self.book.open_session(to).ok_or(Status::Disconnected)?;
         let permit = session.permit().ok_or(Status::Disconnected)?;
         let slot = self.taken.load().trailing_ones();
         if slot as usize >= SLOTS {
@@ -170,6 +176,7 @@ impl Peers {
             runner: Some(runner.clone()),
             slot,
             number,
+            to,
             kind: message.kind(),
             result: Ok(()),
             written: None,

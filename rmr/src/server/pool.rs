@@ -13,6 +13,7 @@
 //! and another one started, with pauses that grow, until the store is removed.
 
 use super::address::Book;
+use super::guard::Guard;
 use super::listener::Listener;
 use super::listener::Session;
 use super::member::Runner;
@@ -57,6 +58,8 @@ static REGISTRY: Global<Registry> = Global::new();
 struct Current {
     /// Until it is removed.
     store: Option<Arc<dyn Store>>,
+    /// Who may speak to its member, if not everybody.
+    guard: Option<Arc<Guard>>,
     /// The member it makes; not while that is being started.
     runner: Option<Arc<Runner>>,
 }
@@ -83,8 +86,13 @@ impl Pool {
         self.current.lock().runner.clone()
     }
 
-    fn has_store(&self) -> bool {
+    pub(crate) fn has_store(&self) -> bool {
         self.current.lock().store.is_some()
+    }
+
+    /// Who may speak to the member, if not everybody.
+    pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
+        self.current.lock().guard.clone()
     }
 
     /// What its member would report.
@@ -116,11 +124,20 @@ impl Pool {
                 self.name
             ));
         }
-        let runner = registry.start(store.clone(), self.book.clone())?;
+        let guard = Guard::of(&store.info())?;
+        // First, so that nobody says where members are after what was said before is forgotten.
+        self.current.lock().guard = guard.clone();
+        self.book.require(guard.as_deref().map(Guard::secret));
+        let runner = registry.start(store.clone(), guard.clone(), self.book.clone());
+        let runner = runner.inspect_err(|_| {
+            self.current.lock().guard = None;
+            self.book.require(None);
+        })?;
         let mut current = self.current.lock();
         runner.pause(self.is_paused());
         *current = Current {
             store: Some(store),
+            guard,
             runner: Some(runner),
         };
         Ok(())
@@ -135,6 +152,8 @@ impl Pool {
         if let Some(runner) = runner {
             runner.stop();
         }
+        self.current.lock().guard = None;
+        self.book.require(None);
     }
 
     /// Stops a member that has failed, and starts it again.
@@ -161,10 +180,14 @@ impl Pool {
             }
             pause = (pause * 2).min(LONGEST_PAUSE_MS);
             let _changing = self.changing.lock();
-            let Some(store) = self.current.lock().store.clone() else {
-                return;
+            let (store, guard) = {
+                let current = self.current.lock();
+                let Some(store) = current.store.clone() else {
+                    return;
+                };
+                (store, current.guard.clone())
             };
-            if let Ok(runner) = registry.start(store, self.book.clone()) {
+            if let Ok(runner) = registry.start(store, guard, self.book.clone()) {
                 pr_info!(
                     "pool {}: member {} runs again\n",
                     core::format_args!("{}", self.name),
@@ -268,11 +291,6 @@ impl Registry {
         Some(entry.pool.clone())
     }
 
-    /// Where the members of the pool `name` are.
-    pub(crate) fn book(&self, name: &PoolName) -> Option<Arc<Book>> {
-        Some(self.find(name)?.book.clone())
-    }
-
     /// The member of the pool `name`; the status with which messages to it are to be answered, if there is none.
     pub(crate) fn runner(&self, name: &PoolName) -> Result<Arc<Runner>, Status> {
         let pool = self.find(name).ok_or(Status::NoPool)?;
@@ -329,7 +347,7 @@ impl Registry {
                 book,
                 paused: Atomic::new(false),
                 changing <- new_mutex!(()),
-                current <- new_mutex!(Current { store: None, runner: None }),
+                current <- new_mutex!(Current { store: None, guard: None, runner: None }),
             }? Error),
             GFP_KERNEL,
         )?;
@@ -370,9 +388,15 @@ impl Registry {
         Ok(())
     }
 
-    fn start(&self, store: Arc<dyn Store>, book: Arc<Book>) -> Result<Arc<Runner>> {
+    fn start(
+        &self,
+        store: Arc<dyn Store>,
+        guard: Option<Arc<Guard>>,
+        book: Arc<Book>,
+    ) -> Result<Arc<Runner>> {
         Runner::start(
             store,
+            guard,
             book,
             self.directory.clone(),
             self.table.clone(),

@@ -109,7 +109,7 @@ pub(crate) static POOL: [Attr<Pool>; 11] = [
 ];
 
 /// Files of another member.
-pub(crate) static PEER: [Attr<Node>; 4] = [
+pub(crate) static PEER: [Attr<Node>; 5] = [
     Attr::wo(c"del_peer", "1", |node: &Arc<Node>, line| {
         if line.trim_ascii() != b"1" {
             return Err(refuse!(EINVAL, "del_peer: write 1 to it"));
@@ -117,8 +117,9 @@ pub(crate) static PEER: [Attr<Node>; 4] = [
         node.remove()
     })
     .removes_self(),
-    Attr::ro(c"state", |node: &Node, w| {
-        writeln!(w, "{}", node.session.state())
+    Attr::ro(c"state", |node: &Node, w| writeln!(w, "{}", node.state())),
+    Attr::ro(c"auth", |node: &Node, w| {
+        writeln!(w, "{}", node.access.word())
     }),
     Attr::ro(c"told_by", |node: &Node, w| {
         let who = if node.fixed {
