@@ -162,7 +162,7 @@ pool_device() {
 }
 
 # pool_up NAME LEGS SIZE [STORE-OPTION...]: from nothing to a device; wipes the backing devices first, unless pool_fresh
-# says that they are new. pool_io_timeout: how long IO waits for a node, in ms.
+# says that they are new. pool_io_timeout: how long IO waits for a node, in ms. pool_secret: a key that all VMs have.
 pool_up() {
 	local name=$1 legs=$2 size=$3 k
 	shift 3
@@ -171,9 +171,10 @@ pool_up() {
 	pool_writes=0
 	for ((k = 1; k <= legs; k++)); do
 		node_join "$name" "$k"
-		node_store "$name" "$k" "$size" "$@"
+		node_store "$name" "$k" "$size" "$@" ${pool_secret:+"secret=$pool_secret"}
 	done
 	client_join "$name"
+	[[ -z ${pool_secret-} ]] || sysfs_write client "$rmr_client/pools/$name/secret" "$pool_secret"
 	for ((k = 1; k <= legs; k++)); do
 		client_leg "$name" "$k"
 	done
