@@ -88,6 +88,7 @@ mod tests {
             logical_block: 512,
             layout,
             metadata,
+            secret: false,
         }
     }
 
