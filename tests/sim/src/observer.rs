@@ -564,10 +564,12 @@ impl Observer {
         self.epochs += 1;
         let in_sync = config.in_sync.bits();
         let generation = (name.0, name.1);
-        // What goes on in a history that was given up is of no interest to the other one.
+        // What goes on in a history that was given up is of no interest to the other one: not even that a client attaches again
+        // that has been in it before.
+        let mut attached = self.attached.iter();
         if Some(name) < self.newest
             && self.lineage != Some(config.history)
-            && self.attached.contains(&generation)
+            && attached.any(|&(_, nonce)| nonce == name.1)
         {
             return;
         }
