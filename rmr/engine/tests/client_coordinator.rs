@@ -139,6 +139,7 @@ impl Member {
                 if to.incarnation != self.report.incarnation {
                     return (Kind::Install, Status::StaleIncarnation);
                 }
+                assert_eq!(config.store(to.member), Some(to.store), "cannot be said");
                 if config.generation != self.report.promised {
                     return (Kind::Install, Status::StaleGeneration);
                 }
@@ -791,6 +792,19 @@ fn who_promised_another_is_not_enough() {
     world.find(3);
     world.run(5 * SECOND);
     assert_eq!(world.coordinator.state(), State::Serving);
+}
+
+/// A member has another store by now, and is to be replaced; before that, a configuration is due in which it has the old one.
+#[test]
+fn another_store_gets_no_configuration_of_the_old_one() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    world.member(2).report.store = Uuid([77; 16]);
+    world.event(Event::Admin(Admin::Replace(id(2))));
+    world.run(3 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert!(!world.config().receivers().contains(id(3)));
+    assert!(world.config().in_sync.contains(id(1)));
 }
 
 #[test]

@@ -579,14 +579,20 @@ impl Observer {
         if config.quorum == Quorum::Off {
             self.check_needed(now, name);
         }
+        let (newest, lineage) = (self.newest, self.lineage);
         self.lineage = Some(config.history);
-        self.newest = self.newest.max(Some(name));
+        self.newest = newest.max(Some(name));
         self.table = config.table().bits();
         if self.attached.contains(&generation) {
             self.disks.configured(roles(config));
         } else {
             self.attached.push(generation);
-            self.disks.attached(roles(config));
+            // A slow disk may complete what a client has begun before another one attached. It has nobody who executes anything for
+            // it any more.
+            let late = Some(name) < newest && lineage == Some(config.history);
+            if !late {
+                self.disks.attached(roles(config));
+            }
             let opening = self.openings.get(&name.1).copied().unwrap_or(0);
             let client = self.name(opening, true, false);
             self.history.push(Event::Attached {

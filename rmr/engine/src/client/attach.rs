@@ -419,7 +419,10 @@ impl<M: Memory> Coordinator<M> {
         let discard = self.peers.get(id.index()).is_some_and(|peer| peer.discard);
         let assign = !self.has_pool(id);
         let to = self.target(id);
-        let message = to.zip(self.next.as_ref()).map(|(to, next)| {
+        let message = to.zip(self.next.as_ref());
+        // The store that it has meanwhile has no part in this.
+        let message = message.filter(|(to, next)| next.store(id) == Some(to.store));
+        let message = message.map(|(to, next)| {
             let joins = joins && next.receivers().contains(id) && !on(Bug::RejoinWithoutEpisode);
             Control::Install {
                 to,
