@@ -27,6 +27,10 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+/// A run allocates all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs of the shrinker for each failing seed.
 const TRIES: u32 = 400;
 /// Failing seeds that are shrunk; the others are only named.
