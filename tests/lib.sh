@@ -158,13 +158,13 @@ equal()
 	[[ $1 == "$2" ]] || fail "${3:-value}: got '$1', wanted '$2'"
 }
 
-# wait_for SECONDS CMD...: until CMD succeeds.
+# wait_for SECONDS CMD...: until CMD succeeds. It runs in a subshell, so that a try may fail in any way.
 wait_for()
 {
-	local until=$((SECONDS + $1)) seconds=$1
+	local until=$((SECONDS + $1)) seconds=$1 out
 	shift
-	until "$@" > /dev/null 2>&1; do
-		((SECONDS < until)) || fail "not within $seconds s: $*"
+	until out=$("$@" 2>&1); do
+		((SECONDS < until)) || fail "not within $seconds s: $*${out:+ (${out##*$'\n'})}"
 		sleep 0.2
 	done
 }

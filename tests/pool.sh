@@ -17,6 +17,8 @@ brmr_server=/sys/class/brmr-server
 
 # Longest time that any administrative command may take.
 admin_seconds=60
+# Longest time until a leg is in the state that is waited for, in seconds.
+leg_seconds=120
 # Longest time that it may take to write everything back.
 flush_seconds=300
 
@@ -134,6 +136,13 @@ node_store() {
 # node_add POOL K: the store that is there.
 node_add() {
 	sysfs_write "node$2" "$brmr_server/ctl/add_store" "$(store_devices "$2") pool=$1"
+}
+
+# node_back POOL K: after a reboot, with the store that it had.
+node_back() {
+	load_node "$2"
+	node_join "$1" "$2"
+	node_add "$1" "$2"
 }
 
 # client_join POOL [OPTION...]
@@ -309,4 +318,47 @@ device_state() {
 
 leg_state() {
 	sysfs_read client "$rmr_client/pools/$1/sessions/node$2/state"
+}
+
+# leg_is POOL K STATE
+leg_is() {
+	[[ $(leg_state "$1" "$2") == "$3" ]]
+}
+
+# wait_legs POOL STATE K...: until these legs are in that state.
+wait_legs() {
+	local k
+	for k in "${@:3}"; do
+		wait_for "$leg_seconds" leg_is "$1" "$k" "$2"
+	done
+}
+
+# pool_in_sync POOL: members with all data: "1 2 3".
+pool_in_sync() {
+	sysfs_read client "$rmr_client/pools/$1/in_sync"
+}
+
+# all_in_sync POOL LEGS: whether members 1 to LEGS are, and no others.
+all_in_sync() {
+	[[ $(pool_in_sync "$1") == "$(seq -s ' ' "$2")" ]]
+}
+
+# is_out POOL K: whether the pool goes on without a leg.
+is_out() {
+	local set
+	set=$(pool_in_sync "$1") && [[ " $set " != *" $2 "* ]]
+}
+
+#
+# An application.
+#
+
+# writes POOL SECONDS: against a model, in the background of the test; wait_writes tells how it went.
+writes() {
+	client "rmr-iotest model $(pool_device "$1") --seconds $2 --span 48M --max-io 64K" &
+	writer=$!
+}
+
+wait_writes() {
+	wait "$writer" || fail "the application saw an error"
 }

@@ -11,34 +11,10 @@ need_nodes 3
 size=96M
 # shellcheck disable=SC2034 # for pool_up
 pool_io_timeout=4000
-# Longest time until a leg is in the state that is waited for, in seconds.
-state_seconds=120
 members=$rmr_client/pools/p/sessions
-
-# wait_legs STATE K...: until these legs are in that state.
-wait_legs() {
-	local state=$1 k
-	for k in "${@:2}"; do
-		wait_for "$state_seconds" leg_is "$k" "$state"
-	done
-}
-
-leg_is() {
-	[[ $(leg_state p "$1") == "$2" ]]
-}
 
 pool_is() {
 	[[ $(pool_state p) == "$1" ]]
-}
-
-# writes SECONDS: against a model, in the background of the test; wait_writes tells how it went.
-writes() {
-	client "rmr-iotest model $(pool_device p) --seconds $1 --span 48M --max-io 64K" &
-	writer=$!
-}
-
-wait_writes() {
-	wait "$writer" || fail "the application saw an error"
 }
 
 # new_member K: a node with an empty store.
@@ -59,7 +35,7 @@ three_legs() {
 	pool_down p
 	unload_all
 	pool_up p 3 "$size"
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 }
 
 # Of a pool of two, which gets a third one.
@@ -67,11 +43,11 @@ test_add() {
 	pool_down p
 	unload_all
 	pool_up p 2 "$size"
-	writes 20
+	writes p 20
 	sleep 2
 	new_member 3
 	add_leg 3 mode=create
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	wait_writes
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 2 3" "in sync"
 	compare_data_areas p
@@ -79,33 +55,33 @@ test_add() {
 
 test_maintenance() {
 	three_legs
-	writes 20
+	writes p 20
 	sleep 2
 	sysfs_write client "$members/node2/maintenance" 1
-	wait_legs maintenance 2
+	wait_legs p maintenance 2
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 3" "in sync"
 	equal "$(sysfs_read client "$members/node2/maintenance")" 1 "maintenance"
 	sleep 5
 	equal "$(leg_state p 2)" maintenance "state after a while"
 	expect_fail EBUSY sysfs_write client "$members/node2/maintenance" 1
 	sysfs_write client "$members/node2/maintenance" 0
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	wait_writes
 	compare_data_areas p
 }
 
 test_disassemble() {
 	three_legs
-	writes 20
+	writes p 20
 	sleep 2
 	expect_fail EBUSY sysfs_write client "$members/node3/del_sess" 1
 	sysfs_write client "$members/node3/del_sess" mode=disassemble
 	client "[ ! -e $members/node3 ]"
 	sleep 3
 	add_leg 3 mode=assemble
-	wait_legs maintenance 3
+	wait_legs p maintenance 3
 	sysfs_write client "$members/node3/maintenance" 0
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	wait_writes
 	compare_data_areas p
 }
@@ -113,7 +89,7 @@ test_disassemble() {
 # Out for good; then the node comes with a new store.
 test_delete() {
 	three_legs
-	writes 25
+	writes p 25
 	sleep 2
 	sysfs_write client "$members/node3/del_sess" mode=delete
 	client "[ ! -e $members/node3 ]"
@@ -123,7 +99,7 @@ test_delete() {
 	node_leave p 3
 	new_member 3
 	add_leg 3 mode=create
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	wait_writes
 	compare_data_areas p
 }
@@ -143,10 +119,10 @@ $(address 2 6)" "address that the administrator told"
 	expect_fail EEXIST sysfs_write node1 "$rmr_server/pools/p/add_peer" "member_id=2 path=$(address 2)"
 	# It is told everything again, and keeps it.
 	sysfs_write client "$members/node1/maintenance" 1
-	wait_legs maintenance 1
+	wait_legs p maintenance 1
 	client "rmr-iotest model $(pool_device p) --seconds 2 --span 16M"
 	sysfs_write client "$members/node1/maintenance" 0
-	wait_legs in_sync 1
+	wait_legs p in_sync 1
 	equal "$(node 1 "cat $peers/2/told_by")" administrator "who told the address"
 	sysfs_write node1 "$peers/2/del_peer" 1
 	node 1 "[ ! -e $peers/2 ]"
@@ -161,7 +137,7 @@ test_invalidate() {
 	offset=$(data_offset p 2)
 	node 2 "dd if=/dev/urandom of=$(backing 2) bs=1M count=8 oflag=direct conv=notrunc seek=$((offset >> 20)) status=none"
 	sysfs_write client "$members/node2/invalidate" 1
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	client "rmr-iotest verify $(pool_device p) --seed 11"
 	compare_data_areas p
 }
@@ -173,7 +149,7 @@ test_paused() {
 	sysfs_write node2 "$file" 1
 	client "rmr-iotest fill $(pool_device p) --seed 12"
 	sysfs_write client "$members/node2/invalidate" 1
-	wait_legs catching_up 2
+	wait_legs p catching_up 2
 	sleep 2
 	left=$(sysfs_read client "$members/node2/resync_left")
 	((left > 0)) || fail "nothing is left"
@@ -183,7 +159,7 @@ test_paused() {
 	expect_fail EINVAL sysfs_write node2 "$file" later
 	equal "$(sysfs_read node2 "$file")" 1 "$file"
 	sysfs_write node2 "$file" 0
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	compare_data_areas p
 }
 
@@ -212,9 +188,9 @@ print(len(poll.poll(60000)))' > /tmp/polled 2>&1 &"
 	cleanup client 'kill $(cat /tmp/monitor); :'
 	sleep 2
 	sysfs_write client "$members/node2/maintenance" 1
-	wait_legs maintenance 2
+	wait_legs p maintenance 2
 	sysfs_write client "$members/node2/maintenance" 0
-	wait_legs in_sync 2
+	wait_legs p in_sync 2
 	wait_for 10 client 'grep -q RMR_STATE=maintenance /tmp/uevents && grep -q RMR_STATE=in_sync /tmp/uevents'
 	client 'grep -q RMR_POOL=p /tmp/uevents && grep -q RMR_MEMBER=2 /tmp/uevents'
 	if client "command -v python3" > /dev/null 2>&1; then
@@ -235,28 +211,28 @@ test_suspended() {
 	done
 	client "rm -f /tmp/written; (dd if=/dev/urandom of=$dev bs=64k count=4 oflag=direct status=none
 		echo \$? > /tmp/written) > /dev/null 2>&1 &"
-	wait_for "$state_seconds" pool_is suspended
+	wait_for "$leg_seconds" pool_is suspended
 	equal "$(device_state p)" suspended "state of the device"
 	sleep 5
 	client '[ ! -e /tmp/written ]' || fail "IO did not wait"
 	for k in 1 2; do
 		cluster link "node$k" 1 up
 	done
-	wait_for "$state_seconds" pool_is mapped
+	wait_for "$leg_seconds" pool_is mapped
 	wait_for 30 client '[ "$(cat /tmp/written)" = 0 ]'
-	wait_legs in_sync 1 2
+	wait_legs p in_sync 1 2
 	compare_data_areas p
 
 	# One that was in sync to the last is enough; the other one is taken back.
 	for k in 1 2; do
 		cluster link "node$k" 1 down
 	done
-	wait_for "$state_seconds" pool_is suspended
+	wait_for "$leg_seconds" pool_is suspended
 	cluster link node2 1 up
-	wait_for "$state_seconds" pool_is mapped
+	wait_for "$leg_seconds" pool_is mapped
 	client "dd if=/dev/urandom of=$dev bs=64k count=4 oflag=direct status=none"
 	cluster link node1 1 up
-	wait_legs in_sync 1 2
+	wait_legs p in_sync 1 2
 	compare_data_areas p
 
 	sysfs_write client "$rmr_client/pools/p/on_no_data" error
@@ -267,9 +243,9 @@ test_suspended() {
 	for k in 1 2; do
 		cluster link "node$k" 1 up
 	done
-	wait_for "$state_seconds" pool_is mapped
+	wait_for "$leg_seconds" pool_is mapped
 	client "rmr-iotest model $dev --seconds 2 --span 16M"
-	wait_legs in_sync 1 2
+	wait_legs p in_sync 1 2
 	compare_data_areas p
 }
 
@@ -305,7 +281,7 @@ test_force() {
 	equal "$(leg_state p 1)" absent "the leg that has gone another way"
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" 2 "in sync"
 	sysfs_write client "$members/node1/discard" 1
-	wait_legs in_sync 1 2
+	wait_legs p in_sync 1 2
 	client "rmr-iotest verify $(pool_device p) --seed 2"
 	compare_data_areas p
 }
@@ -335,7 +311,7 @@ test_takeover() {
 	wait_for 20 node 3 "[ -b /dev/brmr0 ]"
 	node 3 "rmr-iotest verify /dev/brmr0 --seed 5"
 	client "! dd if=/dev/urandom of=$(pool_device p) bs=4k count=1 oflag=direct status=none"
-	wait_for "$state_seconds" pool_is fenced
+	wait_for "$leg_seconds" pool_is fenced
 	equal "$(device_state p)" fenced "state of the first client's device"
 	node 3 "rmr-iotest model /dev/brmr0 --seconds 3 --span 16M"
 	device_unmap p

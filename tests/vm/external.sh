@@ -33,14 +33,6 @@ random_writes() {
 		--number_ios=$1 --size=$3 --offset=$2 --output=/dev/null"
 }
 
-all_in_sync() {
-	[[ $(sysfs_read client "$rmr_client/pools/p/in_sync") == "1 2" ]]
-}
-
-is_out() {
-	[[ " $(sysfs_read client "$rmr_client/pools/p/in_sync") " != *" $1 "* ]]
-}
-
 # attach: on a client that has nothing of the pool.
 attach() {
 	client_join p
@@ -149,12 +141,12 @@ test_write_cache() {
 test_return() {
 	cluster kill "node$1"
 	random_writes 200 0 "$size"
-	is_out "$1" || fail "member $1 is not out"
+	is_out p "$1" || fail "member $1 is not out"
 	cluster start "node$1"
 	load_node "$1"
 	node_join p "$1"
 	node_add p "$1"
-	wait_for 60 all_in_sync
+	wait_for 60 all_in_sync p 2
 	random_writes 50 0 "$size"
 	compare_data_areas p
 }
@@ -188,12 +180,12 @@ test_failed() {
 	random_writes 16 0 "$extent"
 	node 1 'dmsetup suspend meta && dmsetup load meta --table "0 $(blockdev --getsz /dev/mapper/meta) error" && dmsetup resume meta'
 	random_writes 50 0 "$extent"
-	all_in_sync || fail "writes to a hot extent need no metadata"
+	all_in_sync p 2 || fail "writes to a hot extent need no metadata"
 	random_writes 32 64M 64M
-	is_out 1 || fail "the member is still in"
+	is_out p 1 || fail "the member is still in"
 	node 1 "dmesg | grep 'rmr: pool p: the store of member 1 failed'" || fail "nothing is said of it"
 	node 1 'dmsetup suspend meta && dmsetup load meta --table "0 $(blockdev --getsz /dev/vdb) linear /dev/vdb 0" && dmsetup resume meta'
-	wait_for 90 all_in_sync
+	wait_for 90 all_in_sync p 2
 	compare_data_areas p
 	# It is lost for good.
 	sysfs_write node1 "$brmr_server/stores/p/remove_store" force
@@ -202,7 +194,7 @@ test_failed() {
 	expect_fail EMEDIUMTYPE node_add p 1
 	node_store p 1 "$size" member_id=1 force=1
 	wait_for 60 replaced 1
-	wait_for 90 all_in_sync
+	wait_for 90 all_in_sync p 2
 	compare_data_areas p
 	pool_down p
 }

@@ -12,86 +12,46 @@ size=128M
 # Requests wait so long for a node that does not answer.
 # shellcheck disable=SC2034 # for pool_up
 pool_io_timeout=4000
-# Longest time until all legs are in sync again, in seconds.
-resync_seconds=120
-
-# wait_legs STATE K...: until these legs are in that state.
-wait_legs() {
-	local state=$1 k
-	for k in "${@:2}"; do
-		wait_for "$resync_seconds" leg_is "$k" "$state"
-	done
-}
-
-leg_is() {
-	[[ $(leg_state p "$1") == "$2" ]]
-}
-
-# wait_out K: until the pool goes on without a leg.
-wait_out() {
-	wait_for "$resync_seconds" is_out "$1"
-}
-
-is_out() {
-	[[ " $(sysfs_read client "$rmr_client/pools/p/in_sync") " != *" $1 "* ]]
-}
-
-# node_back K: after a reboot, with the store it had.
-node_back() {
-	load_node "$1"
-	node_join p "$1"
-	sysfs_write "node$1" "$brmr_server/ctl/add_store" "device=$(backing "$1") pool=p"
-}
-
-# writes SECONDS: against a model, in the background of the test; wait_writes tells how it went.
-writes() {
-	client "rmr-iotest model $(pool_device p) --seconds $1 --span 64M --max-io 64K" &
-	writer=$!
-}
-
-wait_writes() {
-	wait "$writer" || fail "the application saw an error"
-}
 
 test_up() {
 	pool_up p 3 "$size"
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 }
 
 test_kill() {
-	writes 20
+	writes p 20
 	sleep 3
 	cluster kill node3
-	wait_out 3
+	wait_for "$leg_seconds" is_out p 3
 	wait_writes
 	equal "$(device_state p)" ready "state of the device"
 	cluster start node3
-	node_back 3
-	wait_legs in_sync 1 2 3
+	node_back p 3
+	wait_legs p in_sync 1 2 3
 	compare_data_areas p
 }
 
 test_back_under_load() {
 	cluster kill node2
-	writes 60
+	writes p 60
 	sleep 5
 	cluster start node2
-	node_back 2
+	node_back p 2
 	wait_writes
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	compare_data_areas p
 }
 
 test_link() {
-	writes 30
+	writes p 30
 	sleep 3
 	cluster link node1 1 down
 	cleanup cluster link node1 1 up
-	wait_out 1
+	wait_for "$leg_seconds" is_out p 1
 	sleep 5
 	cluster link node1 1 up
 	wait_writes
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	compare_data_areas p
 }
 
@@ -101,7 +61,7 @@ try_leg() {
 
 # The client dies without a word; it, or another one, attaches again.
 test_client_dies() {
-	writes 60
+	writes p 60
 	sleep 5
 	cluster kill client
 	wait "$writer" || :
@@ -116,9 +76,9 @@ test_client_dies() {
 	sysfs_write client "$rmr_client/pools/p/takeover" 1
 	client_map p
 	wait_for 20 client "[ -b '$(pool_device p)' ]"
-	writes 5
+	writes p 5
 	wait_writes
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	compare_data_areas p
 }
 
@@ -135,7 +95,7 @@ test_power_loss() {
 	cluster kill client
 	for k in 1 2 3; do
 		cluster start "node$k"
-		node_back "$k"
+		node_back p "$k"
 	done
 	cluster start client
 	load_client
@@ -148,7 +108,7 @@ test_power_loss() {
 	wait_for 20 client "[ -b '$(pool_device p)' ]"
 	dev=$(pool_device p)
 	client "mount $dev /mnt && cd /mnt && sha256sum -c sum && tail -n 1 log && cd / && umount /mnt && e2fsck -f -n $dev"
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	compare_data_areas p
 }
 
@@ -156,12 +116,12 @@ test_power_loss() {
 test_replace() {
 	local before after
 	sysfs_write node3 "$brmr_server/stores/p/remove_store" force
-	wait_out 3
+	wait_for "$leg_seconds" is_out p 3
 	wipe_backing 3
 	node_store p 3 "$size" force=1
 	before=$(client "cat /sys/class/net/eth1/statistics/tx_bytes")
 	sysfs_write client "$rmr_client/pools/p/sessions/node3/replace" 1
-	wait_legs in_sync 1 2 3
+	wait_legs p in_sync 1 2 3
 	after=$(client "cat /sys/class/net/eth1/statistics/tx_bytes")
 	echo "the client sent $((after - before)) bytes while $(bytes "$size") were made equal"
 	((after - before < $(bytes "$size") / 20)) || fail "resync went over the client"

@@ -63,15 +63,9 @@ test_degraded() {
 	echo "1000 writes to a hot extent that a leg misses: $sectors sectors of metadata"
 	((sectors >= 0 && sectors <= few)) || fail "more than $few sectors of metadata"
 	cluster start node2
-	load_node 2
-	node_join p 2
-	sysfs_write node2 "$brmr_server/ctl/add_store" "device=$(backing 2) pool=p"
-	wait_for 60 test_in_sync
+	node_back p 2
+	wait_for 60 all_in_sync p 2
 	compare_data_areas p
-}
-
-test_in_sync() {
-	[[ $(sysfs_read client "$rmr_client/pools/p/in_sync") == "1 2" ]]
 }
 
 cleanup unload_all

@@ -47,17 +47,13 @@ is() {
 }
 
 wait_in_sync() {
-	wait_for 120 is "1 2" sysfs_read client "$pool_dir/in_sync"
+	wait_for 120 all_in_sync p 2
 	for k in 1 2; do
 		wait_for 20 is in_sync leg_file "$k" state
 		equal "$(leg_file "$k" auth)" authenticated "auth of node$k"
 		wait_for 20 is authenticated peer_file "$k" $((3 - k)) auth
 		equal "$(peer_file "$k" $((3 - k)) state)" connected "state of node$k for the other"
 	done
-}
-
-is_out() {
-	[[ $(sysfs_read client "$pool_dir/in_sync") == 1 ]]
 }
 
 add_store() {
@@ -120,7 +116,7 @@ test_kill() {
 	writer=$!
 	sleep 3
 	cluster kill node2
-	wait_for 120 is_out
+	wait_for 120 is_out p 2
 	wait "$writer" || fail "the application saw an error"
 	cluster start node2
 	load_node 2
@@ -141,7 +137,7 @@ test_link() {
 	cluster link node2 1 down
 	cleanup cluster link node2 1 up
 	# Closing a connection that is cut may take RTRS a minute.
-	wait_for 120 is_out
+	wait_for 120 is_out p 2
 	cluster link node2 1 up
 	wait "$writer" || fail "the application saw an error"
 	wait_in_sync
@@ -154,7 +150,7 @@ test_wrong_node() {
 	mark=$(dmesg_mark client)
 	take_store 2
 	add_store 2 secret=rmr:wrong
-	wait_for 120 is_out
+	wait_for 120 is_out p 2
 	works 5
 	wait_for 30 is unauthenticated leg_file 2 state
 	equal "$(leg_file 2 auth)" wrong_secret "auth of node2"
@@ -167,7 +163,7 @@ test_wrong_node() {
 	sysfs_write node1 "$rmr_server/pools/p/add_peer" "member_id=2 path=$(address 2)"
 	wait_for 30 is wrong_secret peer_file 1 2 auth
 	sleep 10
-	is_out || fail "node2 was taken in"
+	is_out p 2 || fail "node2 was taken in"
 	equal "$(dmesg_since client "$mark" | grep -c 'pool p, session node2: not authenticated: .*give the same key')" 1 "lines in the log"
 	# And it is let in as soon as it knows the right one, by itself.
 	take_store 2
@@ -181,10 +177,10 @@ test_no_secret_on_node() {
 	take_store 2
 	add_store 2 secret=none
 	equal "$(sysfs_read node2 "$brmr_server/stores/p/secret")" none secret
-	wait_for 120 is_out
+	wait_for 120 is_out p 2
 	wait_for 30 is no_secret leg_file 2 auth
 	works
-	is_out || fail "node2 was taken in"
+	is_out p 2 || fail "node2 was taken in"
 	# That none is required stays so, until one is.
 	take_store 2
 	add_store 2
@@ -272,12 +268,12 @@ test_without() {
 	mark=$(dmesg_mark client)
 	take_store 2
 	add_store 2 "secret=$pool_secret"
-	wait_for 120 is_out
+	wait_for 120 is_out p 2
 	wait_for 60 grep_log client "$mark" 'session node2: the node requires a secret'
 	works
 	take_store 2
 	add_store 2 secret=none
-	wait_for 120 is "1 2" sysfs_read client "$pool_dir/in_sync"
+	wait_for 120 all_in_sync p 2
 	compare_data_areas p
 }
 
