@@ -19,6 +19,7 @@ help:
 	@echo 'make planted    bugs planted in the engine, each of which the simulator has to find (PLANTED="--plant NAME")'
 	@echo 'make coverage   what runs of the simulator do not reach in the engine, without a reason (SEEDS=1000)'
 	@echo 'make model      every order of events in tiny pools, with few faults (MODEL=--help)'
+	@echo 'make chaos      random faults on five virtual machines under load, for MINUTES=10; SEED=n has the same ones again'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
 	@echo 'make mutants    change the sources of engine and proto, and see which changes no test notices (MUTANTS=--help)'
@@ -62,6 +63,10 @@ mutants:
 sim:
 	@scripts/enter cargo run --quiet --locked --profile $(if $(SEED),release,fast) -p rmr-sim --bin sim -- \
 		$(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000)) $(SIM)
+
+.PHONY: chaos
+chaos:
+	@RMR_CHAOS_MINUTES=$(MINUTES) RMR_CHAOS_SEED=$(SEED) tests/chaos.sh
 
 .PHONY: coverage
 coverage:

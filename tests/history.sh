@@ -50,12 +50,15 @@ new_history() {
 	client "blkdiscard --zeroout --length $span $(pool_device p) && blockdev --flushbufs $(pool_device p)"
 	: > "$history"
 	number=0
+	cleanup stop_recording
 	attached
 }
 
 # record OPTION...: in the background, until stop_recording.
 record() {
 	client "rm -f /tmp/stop"
+	# Should one that a failed test has left still write, it is to no file of ours.
+	rm -f "$work/lines"
 	client "exec rmr-iotest record $(pool_device p) --span $span --pattern $pattern --client $number --until /tmp/stop --seconds ${record_seconds-600} --seed $seed $*" \
 		> "$work/lines" 2> "$work/errors" &
 	recorder=$!
