@@ -12,16 +12,22 @@
 members=$rmr_client/pools/p/sessions
 
 # break_node HOW K, mend_node HOW K. How: kill (power), reset (reboot, disks keep their power), cut, cut-in (hears nothing any
-# more), pause, read-error, write-error, hang (of the disk), remove (of the store), rdma (device removed).
+# more), apart (does not reach other nodes), pause, read-error, write-error, hang (of the disk), remove (of the
+# store), rmmod, rdma (device removed).
 break_node() {
 	case $1 in
 	kill) cluster kill "node$2" ;;
 	reset) cluster reset "node$2" ;;
 	cut) cluster link "node$2" 1 down ;;
 	cut-in) cluster exec tc qdisc replace dev "node$2.1" root pfifo limit 0 ;;
+	apart) others "$2" replace "lladdr 02:00:00:00:00:01 nud permanent" ;;
 	pause) cluster pause "node$2" ;;
 	read-error | write-error | hang) cluster fault "node$2" data0 "$1" ;;
 	remove) sysfs_write "node$2" "$brmr_server/stores/p/remove_store" force ;;
+	rmmod)
+		sysfs_write "node$2" "$brmr_server/stores/p/remove_store" force
+		node_leave p "$2"
+		node "$2" rmmod brmr rmr ;;
 	rdma) node "$2" rdma link delete rxe0 ;;
 	esac
 }
@@ -31,14 +37,25 @@ mend_node() {
 	kill)
 		cluster start "node$2"
 		node_back p "$2" ;;
-	reset) node_back p "$2" ;;
+	reset | rmmod) node_back p "$2" ;;
 	cut) cluster link "node$2" 1 up ;;
 	cut-in) cluster exec tc qdisc del dev "node$2.1" root ;;
+	apart) others "$2" del ;;
 	pause) cluster resume "node$2" ;;
 	read-error | write-error | hang) cluster fault "node$2" data0 none ;;
 	remove) node_add p "$2" ;;
 	rdma) node "$2" rdma link add rxe0 type rxe netdev eth1 ;;
 	esac
+}
+
+# others K COMMAND [OPTIONS]: what a node believes of the Ethernet addresses of the others. (Of a blackhole route RXE takes no
+# notice, as it names the interface.)
+others() {
+	local k commands=
+	for ((k = 1; k <= leg_count; k++)); do
+		((k == $1)) || commands+="ip neigh $2 10.77.1.$k dev eth1 ${3-}; "
+	done
+	node "$1" "set -e; $commands"
 }
 
 # new_disk K: the same node with an empty disk.
