@@ -25,7 +25,7 @@ leg_count=5 size=96M span=24M record_seconds=36000 refused_seconds=120
 pool_io_timeout=10000
 # Longest time until all legs are in sync again, in seconds: six machines share what there is of CPUs.
 sync_seconds=420
-# Longest time of a command: the same.
+# And that a command may take.
 # shellcheck disable=SC2034 # for pool.sh
 admin_seconds=120
 # Up to a quiet point: five to ten minutes.
