@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: GPL-2.0
 #
 # make bench: the same fio jobs on brmr and on what else the stock kernel offers for the same purpose, in one set of
@@ -6,12 +6,12 @@
 #
 # The contenders take turns in every round, so that a busy build machine hurts all of them alike; medians over the
 # rounds are compared. Under emulation the absolute numbers mean little, the ratios do. What sets a contender up and
-# takes it down is in tests/bench/contenders.sh; this file measures, compares and reports.
+# takes it down is in tests/bench/contenders.sh; this file measures, compares and reports. With --baseline, brmr as it was at
+# a commit is a contender, too.
 
 """Measures brmr against its alternatives; prints medians, ratios and floors, and writes JSON."""
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,34 +20,12 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
-CONTENDERS_SH = TOP / "tests" / "bench" / "contenders.sh"
+from measure import CLUSTER, TOP, Cluster, Job, checked, number, own_cluster, table, write_json
+
 CONTENDERS = ("brmr", "rnbd", "md-rnbd", "md-nvme")
+# brmr of the commit that --baseline names.
+BEFORE = "before"
 NODES = ("node1", "node2")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One fio job."""
-
-    name: str
-    rw: str
-    block: int
-    depth: int
-
-    def fio(self, device, seconds, span_mib):
-        """The fio command line for this job on a device of the client."""
-        return (
-            f"fio --name={self.name} --filename={device} --rw={self.rw} --bs={self.block}"
-            f" --iodepth={self.depth} --size={span_mib}M --ioengine=libaio --direct=1"
-            f" --time_based --runtime={seconds} --ramp_time=1 --randrepeat=0 --norandommap"
-            f" --output-format=json"
-        )
-
-    @property
-    def direction(self):
-        """Which half of fio's result holds the numbers."""
-        return "write" if "write" in self.rw else "read"
 
 
 JOBS = (
@@ -79,6 +57,10 @@ FLOORS = (
     Floor("write-128k-8", "md-rnbd", 1.0),
     Floor("read-128k-8", "md-rnbd", 1.0),
 )
+
+
+# brmr must not have become slower than this.
+KEPT = 0.95
 
 
 @dataclass
@@ -115,35 +97,42 @@ class Results:
         return max(abs(s.iops - middle) for s in samples) / middle * 100
 
 
-class Cluster:
-    """The virtual machines, through the project's own harness."""
+class Baseline:
+    """brmr as it was at a commit: a copy of the checkout, whose modules and set-up take turns with those of this one."""
 
-    def __init__(self, vm):
-        self.vm = vm
+    def __init__(self, commit, kernel):
+        name = checked(["git", "-C", str(TOP), "rev-parse", "--verify", f"{commit}^{{commit}}"], "git", 60).strip()
+        self.tree = Path(os.environ["RMR_CACHE"]) / f"{BEFORE}-{name}"
+        if not self.tree.is_dir():
+            part = self.tree.with_suffix(".part")
+            script = 'rm -rf "$3" && mkdir "$3" && git -C "$1" archive "$2" | tar -x -C "$3"'
+            checked(["bash", "-o", "pipefail", "-ec", script, "archive", str(TOP), name, str(part)], "git archive", 60)
+            part.rename(self.tree)
+        env = {**os.environ, "KERNEL": kernel}
+        built = Path(checked([str(self.tree / "scripts" / "modules.sh")], "modules.sh", 1800, env).strip())
+        self.payload = self.tree / "build" / "payload"
+        modules = self.payload / "modules"
+        modules.mkdir(parents=True, exist_ok=True)
+        for module in ("rmr.ko", "brmr.ko"):
+            (modules / module).unlink(missing_ok=True)
+            (modules / module).symlink_to(built / module)
+        self.loads_this = False
 
-    def run(self, host, command, timeout=300):
-        """Runs a command on a host and returns what it printed."""
-        done = subprocess.run(
-            [*self.vm, host, command], capture_output=True, text=True, timeout=timeout, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"{host}: {command!r} gave {done.returncode}: {done.stderr.strip()}")
-        return done.stdout
+    def switch(self, contender):
+        """What the machines load from now on is for this contender."""
+        if contender in ("brmr", BEFORE) and self.loads_this != (contender == BEFORE):
+            self.loads_this = contender == BEFORE
+            env = {**os.environ, "RMR_PAYLOAD": str(self.payload) if self.loads_this else ""}
+            checked([CLUSTER, "payload"], "cluster payload", 600, env)
 
 
-def contender_do(verb, contender, span):
+def contender_do(verb, contender, span, baseline):
     """Sets a contender up or takes it down; returns what the script printed."""
-    done = subprocess.run(
-        [str(CONTENDERS_SH), verb, contender],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "BENCH_SPAN": str(span)},
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{verb} {contender} failed: {done.stdout}{done.stderr}")
-    return done.stdout.strip()
+    if verb == "up" and baseline:
+        baseline.switch(contender)
+    top, name = (baseline.tree, "brmr") if contender == BEFORE else (TOP, contender)
+    script = str(top / "tests" / "bench" / "contenders.sh")
+    return checked([script, verb, name], f"{verb} {contender}", 600, {**os.environ, "BENCH_SPAN": str(span)}).strip()
 
 
 def busy_seconds(stat, hertz=100):
@@ -163,11 +152,7 @@ def run_job(cluster, job, device, options):
 
     lines = output.strip().split("\n")
     client = busy_seconds(lines[-1]) - busy_seconds(lines[0])
-    text = "\n".join(lines[1:-1])
-    result = json.loads(text[text.index("{") : text.rindex("}") + 1])["jobs"][0]
-    if result["error"]:
-        raise RuntimeError(f"fio: {job.name} on {device} ended with error {result['error']}")
-    side = result[job.direction]
+    side = job.result("\n".join(lines[1:-1]))
     # The CPU time includes the ramp, which fio does not count as IO.
     scale = options.runtime / (options.runtime + 1)
     ios = max(side["total_ios"], 1)
@@ -180,7 +165,7 @@ def run_job(cluster, job, device, options):
     )
 
 
-def measure(cluster, contenders, options):
+def measure(cluster, contenders, baseline, options):
     """All rounds. A contender whose round ends with an error loses that round; after the second one it is left out.
 
     One error says little: sessions over rdma_rxe break now and then, and RNBD gives each such break to its user.
@@ -195,7 +180,7 @@ def measure(cluster, contenders, options):
                 continue
             print(f"[{time.monotonic() - begin:5.0f}s] round {number}: {contender}", file=sys.stderr)
             try:
-                device = contender_do("up", contender, options.span).splitlines()[-1]
+                device = contender_do("up", contender, options.span, baseline).splitlines()[-1]
                 for job in JOBS:
                     results.add(contender, job.name, run_job(cluster, job, device, options))
             except (RuntimeError, subprocess.TimeoutExpired, ValueError, IndexError, KeyError) as error:
@@ -205,42 +190,28 @@ def measure(cluster, contenders, options):
                     print(f"{contender} is left out from here on", file=sys.stderr)
                 stumbled.add(contender)
             finally:
-                take_down(contender, options.span, absent)
+                take_down(contender, options.span, baseline, absent)
     return results, absent
 
 
-def take_down(contender, span, absent):
+def take_down(contender, span, baseline, absent):
     """Takes a contender down; one that cannot be must not take part again."""
     try:
-        contender_do("down", contender, span)
+        contender_do("down", contender, span, baseline)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         absent.setdefault(contender, str(error))
 
 
-def check_floors(results):
+def check_floors(results, contenders):
     """Compares brmr with each floor; returns (floor, ratio or None, reached)."""
+    kept = [Floor(job.name, BEFORE, KEPT) for job in JOBS] if BEFORE in contenders else []
     rows = []
-    for floor in FLOORS:
+    for floor in (*FLOORS, *kept):
         mine = results.median("brmr", floor.job, "iops")
         other = results.median(floor.against, floor.job, "iops")
         ratio = mine / other if mine and other else None
         rows.append((floor, ratio, ratio is not None and ratio >= floor.ratio))
     return rows
-
-
-def table(head, rows):
-    """Prints rows of text in columns."""
-    cells = [head, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    for row in cells:
-        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        print("  ".join([first, *rest]))
-    print()
-
-
-def number(value, digits=0):
-    """A number, or a dash for none."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def report(results, contenders, options):
@@ -276,7 +247,7 @@ def report_floors(floors):
     return all(reached for _, _, reached in floors)
 
 
-def write_json(path, results, absent, floors, options, kernel):
+def document(results, absent, floors, options, kernel):
     """Everything measured, for machines."""
     medians = {
         contender: {
@@ -289,7 +260,7 @@ def write_json(path, results, absent, floors, options, kernel):
         contender: {job: [asdict(s) for s in samples] for job, samples in jobs.items()}
         for contender, jobs in results.samples.items()
     }
-    document = {
+    return {
         "kernel": kernel,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rounds": options.rounds,
@@ -300,9 +271,6 @@ def write_json(path, results, absent, floors, options, kernel):
         "left_out": absent,
         "floors": [{**asdict(f), "measured": ratio, "reached": reached} for f, ratio, reached in floors],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {path}")
 
 
 def arguments():
@@ -312,6 +280,7 @@ def arguments():
     parser.add_argument("--runtime", type=int, default=4, help="seconds per fio job (%(default)s)")
     parser.add_argument("--span", type=int, default=64, help="MiB of the device that are used (%(default)s)")
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="measure only this one (repeatable)")
+    parser.add_argument("--baseline", metavar="COMMIT", help="measure brmr as it was at this commit, too")
     parser.add_argument("--output", type=Path, default=TOP / "build" / "bench.json", help="where the JSON goes")
     parser.add_argument("--require-floors", action="store_true", help="end with status 1 if a floor is missed")
     return parser.parse_args()
@@ -320,20 +289,19 @@ def arguments():
 def main():
     """Measures, reports, and says by its status whether the floors were reached if that was asked for."""
     options = arguments()
-    if "RMR_RUN" not in os.environ:
-        # A cluster of its own, which ends with this program.
-        cluster = str(TOP / "scripts" / "cluster")
-        os.execv(cluster, [cluster, "run", "--nodes", "2", "--client-cpus", "1", "--", str(Path(__file__).resolve()), *sys.argv[1:]])
-    contenders = tuple(options.only or CONTENDERS)
-    cluster = Cluster([os.environ.get("RMR_VM", str(TOP / "scripts" / "vm"))])
-    kernel = cluster.run("client", "uname -r").strip()
-    results, absent = measure(cluster, contenders, options)
+    own_cluster(__file__, "--nodes", "2", "--client-cpus", "1")
+    cluster = Cluster()
+    kernel = cluster.kernel()
+    contenders, baseline = tuple(options.only or CONTENDERS), None
+    if options.baseline:
+        contenders, baseline = (*contenders, BEFORE), Baseline(options.baseline, kernel)
+    results, absent = measure(cluster, contenders, baseline, options)
     if not results.samples:
         sys.exit("nothing could be measured")
     report(results, contenders, options)
-    floors = check_floors(results)
+    floors = check_floors(results, contenders)
     reached = report_floors(floors)
-    write_json(options.output, results, absent, floors, options, kernel)
+    write_json(options.output, document(results, absent, floors, options, kernel))
     for contender, reason in absent.items():
         print(f"left out: {contender}: {reason}")
     sys.exit(1 if absent or (options.require_floors and not reached) else 0)
