@@ -21,6 +21,8 @@ help:
 	@echo 'make model      every order of events in tiny pools, with few faults (MODEL=--help)'
 	@echo 'make chaos      random faults on five virtual machines under load, for MINUTES=10; SEED=n has the same ones again'
 	@echo 'make bench      brmr beside RNBD, md over RNBD and md over NVMe/RDMA (BENCH="--rounds 3": see BENCH=--help)'
+	@echo 'make bench-recovery'
+	@echo '                brmr without a node, when one dies, comes back and catches up (BENCH as above)'
 	@echo 'make fuzz       feed the parsers with noise, each for SECONDS=60 (FUZZ="batch reply" selects)'
 	@echo 'make mutants    change the sources of engine and proto, and see which changes no test notices (MUTANTS=--help)'
 	@echo 'make modules    build rmr.ko and brmr.ko (CLIPPY=1: lint; KRUSTFLAGS=-Dwarnings: no warnings)'
@@ -50,6 +52,10 @@ test:
 .PHONY: bench
 bench:
 	@scripts/bench.sh $(BENCH)
+
+.PHONY: bench-recovery
+bench-recovery:
+	@scripts/enter scripts/bench_recovery.py $(BENCH)
 
 .PHONY: fuzz
 fuzz:
