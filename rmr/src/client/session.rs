@@ -28,6 +28,7 @@ use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
 use rmr_sys::rand;
 use rmr_sys::sysfs::Writer;
+use rmr_sys::time::sleep_ms;
 use rmr_sys::work::Again;
 use rmr_sys::work::Job;
 use rmr_sys::work::Queue;
@@ -54,6 +55,9 @@ const RECONNECT_ATTEMPTS: i16 = -1;
 /// Pause before a session that was closed is opened again, in ms; doubles up to the longest.
 const FIRST_PAUSE_MS: u32 = 100;
 const LONGEST_PAUSE_MS: u32 = 5_000;
+
+/// Pauses before a session is tried again whose first connection a node refuses, in ms.
+const REFUSED_PAUSES_MS: [u32; 3] = [200, 400, 800];
 
 /// Most paths of a session.
 pub(crate) const MAX_PATHS: usize = 8;
@@ -171,7 +175,7 @@ impl Session {
             GFP_KERNEL,
         )?;
         if wait == Wait::Connected {
-            session.connect()?;
+            session.connect_at_once()?;
         }
         let job = Job::new(queue, session.clone(), Self::work)?;
         session.job.publish(job)?;
@@ -179,6 +183,21 @@ impl Session {
             job.queue();
         }
         Ok(session)
+    }
+
+    /// Connects, for somebody who waits. A node that knows connections of this host from before a power cut refuses new ones
+    /// that look like them, closes the old ones, and is tried again; a node where nobody listens refuses in the same way.
+    fn connect_at_once(&self) -> Result {
+        for pause_ms in REFUSED_PAUSES_MS {
+            match self.connect() {
+                // The kernel crate of 7.2 has no name for it.
+                Err(error) if error.to_errno() == -(bindings::ECONNRESET as i32) => {
+                    sleep_ms(pause_ms);
+                }
+                result => return result,
+            }
+        }
+        self.connect()
     }
 
     fn connect(&self) -> Result {
