@@ -111,8 +111,9 @@ after() {
 # Is what was just done the end of the leg, for the pool? Errors only if somebody meets them.
 notices() {
 	case $1 in
-	read-error | write-error | hang) [[ $2 != idle && $2 != admin ]] ;;
-	reset | pause) false ;;
+	write-error | hang) [[ $2 != idle && $2 != admin ]] ;;
+	# What cannot be read is read from another leg.
+	read-error | reset | pause) false ;;
 	*) true ;;
 	esac
 }
