@@ -5,7 +5,8 @@
 //!
 //! RTRS reconnects by itself. What is in flight when the connection is lost comes back with an error to whoever sent it.
 //! A pool that must have everything back from a node that does not answer closes the RTRS session, for all of them; a
-//! worker does that, and opens another one, again and again, as both take their time.
+//! worker does that, and opens another one, again and again, as both take their time. It does so as well with a session
+//! that stays without a connection.
 //!
 //! Everybody who [watches](Session::watch) hears of each change, after everything that was sent has come back.
 
@@ -55,6 +56,11 @@ const RECONNECT_ATTEMPTS: i16 = -1;
 /// Pause before a session that was closed is opened again, in ms; doubles up to the longest.
 const FIRST_PAUSE_MS: u32 = 100;
 const LONGEST_PAUSE_MS: u32 = 5_000;
+
+/// How often it is looked whether a session is connected, in ms, and how often in a row it is not until it is opened anew.
+/// RTRS connects again by itself, but not after its RDMA device was gone.
+const LOOK_MS: u32 = 5_000;
+const LOOKS: u32 = 3;
 
 /// Pauses before a session is tried again whose first connection a node refuses, in ms.
 const REFUSED_PAUSES_MS: [u32; 3] = [200, 400, 800];
@@ -140,6 +146,8 @@ pub(crate) struct Session {
     /// It is to stay open.
     wanted: Atomic<bool>,
     pause_ms: Atomic<u32>,
+    /// How often it was seen not connected.
+    lost: Atomic<u32>,
 }
 
 impl Session {
@@ -171,6 +179,7 @@ impl Session {
                 close: Atomic::new(false),
                 wanted: Atomic::new(true),
                 pause_ms: Atomic::new(FIRST_PAUSE_MS),
+                lost: Atomic::new(0),
             },
             GFP_KERNEL,
         )?;
@@ -245,15 +254,18 @@ impl Session {
             this.link.tell(false);
             return Again::After(this.pause_ms.load(Relaxed));
         }
-        if !this.wanted.load(Relaxed) || this.rtrs.is_open() {
+        if !this.wanted.load(Relaxed) {
             return Again::No;
+        }
+        if this.rtrs.is_open() {
+            return this.look();
         }
         match this.connect() {
             Ok(()) => {
                 this.pause_ms.store(FIRST_PAUSE_MS, Relaxed);
                 pr_info!("session {}: open again\n", &*this.link.name);
                 this.link.tell_up();
-                Again::No
+                Again::After(LOOK_MS)
             }
             Err(_) => {
                 let pause = this.pause_ms.load(Relaxed);
@@ -262,6 +274,21 @@ impl Session {
                 Again::After(pause)
             }
         }
+    }
+
+    /// Closes it if RTRS does not get it connected again.
+    fn look(&self) -> Again {
+        let lost = if self.is_connected() {
+            0
+        } else {
+            self.lost.load(Relaxed) + 1
+        };
+        self.lost.store(lost % LOOKS, Relaxed);
+        if lost < LOOKS {
+            return Again::After(LOOK_MS);
+        }
+        self.disconnect();
+        Again::After(self.pause_ms.load(Relaxed))
     }
 
     /// Lets `access` know of each change of the connection, and of how it is. Sleeps.
