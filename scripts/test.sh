@@ -43,15 +43,17 @@ section() {
 	echo "== $name took $((SECONDS - began)) s"
 }
 
-# vm_section NAME KERNEL TEST...
+# vm_section NAME KERNEL TEST... [-- OPTION OF THE CLUSTER...]
 vm_section() {
 	local name=$1 kernel=$2 test scripts=()
 	shift 2
-	for test; do
+	while [ $# -gt 0 ] && [ "$1" != -- ]; do
+		test=$1
+		shift
 		[ -x "$RMR_TOP/tests/vm/$test.sh" ] || die "there is no test $test in tests/vm"
 		scripts+=("$RMR_TOP/tests/vm/$test.sh")
 	done
-	KERNEL=$kernel section "$name" "$RMR_TOP/tests/run" --timeout 1800 --results "$results/$name" "${scripts[@]}"
+	KERNEL=$kernel section "$name" "$RMR_TOP/tests/run" --timeout 1800 --results "$results/$name" "${scripts[@]}" "$@"
 }
 
 # The test modules are for the virtual machines, too.
@@ -65,10 +67,13 @@ section planted make -s -C "$RMR_TOP" planted
 if [ "${TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words
 	[ -z "${TESTS:-}" ] || tests=($TESTS)
-	# Idle machines cost time, too: who wants many nodes gets them on a cluster of its own.
-	few=() many=()
+	# Idle machines cost time, too: who wants many nodes gets them on a cluster of its own, and so does who wants disks that
+	# can fail.
+	few=() many=() disks=()
 	for test in "${tests[@]}"; do
-		if grep -qs '^need_nodes [3-9]' "$RMR_TOP/tests/vm/$test.sh"; then
+		if grep -qs '^need_nodes .*--nbdkit' "$RMR_TOP/tests/vm/$test.sh"; then
+			disks+=("$test")
+		elif grep -qs '^need_nodes [3-9]' "$RMR_TOP/tests/vm/$test.sh"; then
 			many+=("$test")
 		else
 			few+=("$test")
@@ -76,6 +81,7 @@ if [ "${TESTS:-}" != none ]; then
 	done
 	[ ${#few[@]} -eq 0 ] || vm_section vm "${KERNEL:-}" "${few[@]}"
 	[ ${#many[@]} -eq 0 ] || vm_section vm-many "${KERNEL:-}" "${many[@]}"
+	[ ${#disks[@]} -eq 0 ] || vm_section vm-disks "${KERNEL:-}" "${disks[@]}" -- --nbdkit
 fi
 if [ "${SHORT_TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words

@@ -52,12 +52,9 @@ all_scenarios() {
 
 few_scenarios() {
 	cat <<-END
-	node kill writes same
-	node cut-in flushes empty
-	node hang rejoin same
-	node kill flushes old
+	node rdma writes same
+	node write-error writes same
 	client kill writes same
-	two kill flushes same
 	all kill flushes same
 	END
 }
