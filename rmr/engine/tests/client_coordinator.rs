@@ -744,6 +744,38 @@ fn all_are_waited_for_for_a_while() {
     assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
 }
 
+/// Member 1 was in sync alone, 2 was promoted, and 1 has not heard of it: it could start alone. So it has what comes next
+/// before 2 is asked to install it.
+#[test]
+fn who_could_start_alone_hears_first() {
+    let mut world = World::attach(2, Quorum::Off);
+    let config = world.config().clone();
+    let mut next = World::new(2);
+    next.nonce = 8;
+    for n in 1..=2 {
+        next.member(n).report = world.member(n).report.clone();
+    }
+    next.member(1).report.installed = Some(Config {
+        in_sync: set(&[1]),
+        catching_up: set(&[2]),
+        ..config.clone()
+    });
+    next.member(2).report.installed = Some(Config {
+        epoch: config.epoch.next().unwrap(),
+        ..config
+    });
+    next.member(1).mute = Some(Kind::Install);
+    next.open(Quorum::Off);
+    next.run(SECOND);
+    assert_eq!(next.coordinator.state(), State::Attaching);
+    assert!(next.shell.kinds.contains(&(id(1), Kind::Install)));
+    assert!(!next.shell.kinds.contains(&(id(2), Kind::Install)));
+    next.member(1).mute = None;
+    next.run(20 * SECOND);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    assert!(next.shell.kinds.contains(&(id(2), Kind::Install)));
+}
+
 /// Member 2 was told that 3 is out, and says so to nobody: 3 alone is not enough any more.
 #[test]
 fn who_may_have_been_left_out_is_not() {

@@ -267,6 +267,42 @@ fn who_is_right() {
     assert_eq!(source(&[with(1, &before), with(2, &last)]), id(2));
 }
 
+/// Before the others hear of a configuration, nobody can start from an older one any more.
+#[test]
+fn who_hears_of_it_first() {
+    let (last, before) = (later(4, &[1, 2], &[3]), later(3, &[1], &[2, 3]));
+    let first = |one: &MemberReport, suspects: bool| {
+        let others = [with(2, &last), with(3, &last)];
+        let candidates = [one, &others[0], &others[1]].map(|report| Candidate {
+            suspects,
+            ..candidate(report)
+        });
+        let request = Request {
+            generation: generation(7),
+            used: Epoch(4),
+            pool: POOL,
+            members: set(&[1, 2, 3]),
+            equal: false,
+            history: Uuid::NIL,
+            quorum: Quorum::Off,
+            open: None,
+            force: None,
+        };
+        let decision = decide(candidates.into_iter(), &request).unwrap();
+        assert_eq!(decision.parts, set(&[1, 2, 3]));
+        (decision.config.in_sync, decision.first)
+    };
+    // Everybody in sync has the last one, and those who stay so come first.
+    assert_eq!(first(&with(1, &last), false), (set(&[1, 2]), set(&[1, 2])));
+    assert_eq!(first(&with(1, &last), true), (set(&[1]), set(&[1])));
+    // Member 1 has the one before it, in which it is in sync alone.
+    assert_eq!(first(&with(1, &before), false), (set(&[1, 2]), set(&[1])));
+    assert_eq!(first(&with(1, &before), true), (set(&[2]), set(&[1])));
+    // Nobody is here of those who were in sync.
+    let forced = again(&[with(3, &last)], None, Some(&[1, 2])).unwrap();
+    assert_eq!((forced.parts, forced.first), (set(&[3]), set(&[3])));
+}
+
 /// Who is old is also known by others than those that know the highest configuration.
 #[test]
 fn an_old_copy_that_few_know_of() {

@@ -902,6 +902,40 @@ fn who_may_be_out_does_not_go_on_alone() {
     scene.end();
 }
 
+/// Only the member that was to be promoted heard of it, and only it would hear of the attach after that, in which the other one
+/// loses its place: each of them alone would have been enough to go on, without the other's data. Now the other one hears first.
+#[test]
+fn who_was_in_sync_alone_hears_first() {
+    let newest = |scene: &Scene, member| scene.node(member).installed().cloned().unwrap();
+    let both = [1, 2].into_iter().map(id).collect();
+    let mut scene = Scene::new(2);
+    scene.lose(2);
+    scene.write(0, 8);
+    scene.find(2);
+    scene.until("half promoted", |scene| {
+        newest(scene, 2).in_sync == both && newest(scene, 2).epoch > newest(scene, 1).epoch
+    });
+    let before = newest(&scene, 2);
+    scene.crash(1, true);
+    scene.crash_client();
+    scene.start(1);
+    fault(&mut scene, 1, Kind::SlowDisk, 10 * SECOND);
+    scene.open();
+    scene.until("half attached", |scene| {
+        (1..=2).any(|member| newest(scene, member).epoch > before.epoch)
+    });
+    assert_eq!(newest(&scene, 1).in_sync, MemberSet::only(id(2)));
+    assert_eq!(newest(&scene, 2), before);
+    scene.crash_client();
+    scene.crash(1, true);
+    scene.open();
+    scene.pass(5 * SECOND);
+    assert!(!scene.is_served());
+    scene.start(1);
+    whole(&mut scene);
+    scene.end();
+}
+
 /// An older state of a disk is no copy, even before the client has noticed: while one is in, the world must not take
 /// the other one away.
 #[test]

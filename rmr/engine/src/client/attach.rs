@@ -3,8 +3,8 @@
 //! The attach of a client, the first one and those that end a suspension (rules R7, R8, R9, R15).
 //!
 //! Query all that can be reached; if they would do, let them promise a generation above all they know; decide from the
-//! reports that come with the promises; tell every part the suspects of all parts; install. Whatever fails on
-//! the way, it begins again, with a higher number.
+//! reports that come with the promises; tell every part the suspects of all parts; install, on those first who could
+//! start without the others. Whatever fails on the way, it begins again, with a higher number.
 
 use super::coordinator::Coordinator;
 use super::coordinator::Phase;
@@ -325,6 +325,7 @@ impl<M: Memory> Coordinator<M> {
         self.used = decision.config.epoch;
         self.source = Some(decision.source);
         self.parts = decision.parts;
+        self.first = decision.first;
         self.next = Some(decision.config);
         self.failed = MemberSet::EMPTY;
         self.phase = Phase::Relaying(0);
@@ -407,11 +408,16 @@ impl<M: Memory> Coordinator<M> {
 
     fn install_first(&mut self, turn: &mut Turn<'_, M>) -> bool {
         self.failed = MemberSet::EMPTY;
+        self.install_on(self.first, turn);
+        true
+    }
+
+    fn install_on(&mut self, members: MemberSet, turn: &mut Turn<'_, M>) {
+        self.parts = self.parts.minus(members);
         self.phase = Phase::Installing;
-        for id in self.parts {
+        for id in members {
             self.send_install(id, true, turn);
         }
-        true
     }
 
     /// Sends the next configuration to a member.
@@ -438,11 +444,15 @@ impl<M: Memory> Coordinator<M> {
         self.send(id, Step::Round, message, turn);
     }
 
-    /// All have installed it, or not.
+    /// Those that were asked have installed it, or not.
     #[inline(never)]
     pub(super) fn attached(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if !self.failed.is_empty() {
             return self.try_again(Refusal::Missing(self.failed), turn);
+        }
+        if !self.parts.is_empty() {
+            self.install_on(self.parts, turn);
+            return true;
         }
         let Some(next) = self.next.take() else {
             return self.try_again(Refusal::NotNow, turn);

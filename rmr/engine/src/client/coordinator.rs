@@ -131,9 +131,10 @@ pub struct Coordinator<M: Memory> {
     /// Attaches in which others were faster.
     pub(super) races: u32,
     pub(super) force: Option<(MemberSet, Uuid)>,
-    /// Of an attach: who is right by definition, and who takes part.
+    /// Of an attach: who is right by definition, who takes part and was not asked to install yet, and who is asked first.
     pub(super) source: Option<MemberId>,
     pub(super) parts: MemberSet,
+    pub(super) first: MemberSet,
     /// When IO was suspended, all that was acknowledged was stable.
     pub(super) all_stable: bool,
     /// Members that failed to flush since: what their caches held may be gone.
@@ -189,6 +190,7 @@ impl<M: Memory> Coordinator<M> {
             force: None,
             source: None,
             parts: MemberSet::EMPTY,
+            first: MemberSet::EMPTY,
             all_stable: false,
             unflushed: MemberSet::EMPTY,
             kept: MemberSet::EMPTY,

@@ -133,6 +133,8 @@ pub struct Decision {
     pub source: MemberId,
     /// Members that take part: they get the suspects of all of them, and the configuration.
     pub parts: MemberSet,
+    /// Those of them that have to have the configuration before the others are asked.
+    pub first: MemberSet,
 }
 
 fn key(config: &Config) -> (u64, Epoch) {
@@ -328,8 +330,9 @@ fn first_config<'a>(
             maintenance: MemberSet::EMPTY,
         },
         source,
-        // All of the table has promised, so that this can be decided.
+        // All of the table has promised, so that this can be decided, and nobody starts without one of them.
         parts: here,
+        first: here,
     })
 }
 
@@ -466,6 +469,7 @@ fn next_config<'a>(
             *place = installed.map_or(*place, |installed| installed.epoch);
         }
     }
+    let first = who_is_first(good.clone(), last, in_sync);
     let mut incarnations = last.incarnations;
     for candidate in good.filter(|c| receivers.contains(c.report.member)) {
         if let Some(place) = incarnations.get_mut(candidate.report.member.index()) {
@@ -499,7 +503,33 @@ fn next_config<'a>(
         },
         source,
         parts,
+        first,
     })
+}
+
+/// Who installs a configuration before all others, so that at no moment two can be started from that have nobody in sync
+/// in common.
+///
+/// `last` can be started from as long as none of its members in sync has anything newer. If some of them do not have it
+/// yet, so can the one before it, which is complete and which these have: as soon as one of them has something newer,
+/// neither can be. So they come first; and before them those of them who stay in sync, as when a member is dropped: who has
+/// restarted unnoticed refuses, and nobody has the configuration.
+fn who_is_first<'a>(
+    parts: impl Iterator<Item = Candidate<'a>> + Clone,
+    last: &Config,
+    in_sync: MemberSet,
+) -> MemberSet {
+    let all = members(parts.clone());
+    let behind = parts.filter(|c| c.report.installed.as_ref().map(key) != Some(key(last)));
+    let behind = members(behind).intersection(last.in_sync);
+    let counts = match behind {
+        MemberSet::EMPTY => last.in_sync.intersection(all),
+        some => some,
+    };
+    [counts.intersection(in_sync), counts]
+        .into_iter()
+        .find(|first| !first.is_empty())
+        .unwrap_or(all)
 }
 
 /// Members that hold all that this client acknowledged.

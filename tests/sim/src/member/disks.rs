@@ -78,6 +78,11 @@ pub(super) fn foreign_device(
 }
 
 impl Node {
+    /// The configuration that is on its disk.
+    pub fn installed(&self) -> Option<&Config> {
+        self.image.record()?.installed.as_ref()
+    }
+
     /// UUID of the store in the host.
     pub fn store(&self) -> Uuid {
         self.device.store
