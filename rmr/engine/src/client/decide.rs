@@ -469,7 +469,11 @@ fn next_config<'a>(
             *place = installed.map_or(*place, |installed| installed.epoch);
         }
     }
-    let first = who_is_first(good.clone(), last, in_sync);
+    let informed = members(
+        good.clone()
+            .filter(|c| c.report.installed.as_ref().map(key) == Some(key(last))),
+    );
+    let first = who_is_first(parts, informed, last.in_sync, in_sync);
     let mut incarnations = last.incarnations;
     for candidate in good.filter(|c| receivers.contains(c.report.member)) {
         if let Some(place) = incarnations.get_mut(candidate.report.member.index()) {
@@ -507,29 +511,28 @@ fn next_config<'a>(
     })
 }
 
-/// Who installs a configuration before all others, so that at no moment two can be started from that have nobody in sync
-/// in common.
+/// Who of `parts` installs a configuration before all others, so that at no moment two can be started from that have
+/// nobody in sync in common. `in_sync` are in sync in it, `last` in the last one, which the `informed` have.
 ///
-/// `last` can be started from as long as none of its members in sync has anything newer. If some of them do not have it
+/// The last one can be started from as long as none of those in sync has anything newer. If some of them do not have it
 /// yet, so can the one before it, which is complete and which these have: as soon as one of them has something newer,
 /// neither can be. So they come first; and before them those of them who stay in sync, as when a member is dropped: who has
 /// restarted unnoticed refuses, and nobody has the configuration.
-fn who_is_first<'a>(
-    parts: impl Iterator<Item = Candidate<'a>> + Clone,
-    last: &Config,
+fn who_is_first(
+    parts: MemberSet,
+    informed: MemberSet,
+    last: MemberSet,
     in_sync: MemberSet,
 ) -> MemberSet {
-    let all = members(parts.clone());
-    let behind = parts.filter(|c| c.report.installed.as_ref().map(key) != Some(key(last)));
-    let behind = members(behind).intersection(last.in_sync);
-    let counts = match behind {
-        MemberSet::EMPTY => last.in_sync.intersection(all),
-        some => some,
+    let here = last.intersection(parts);
+    let counts = match here.minus(informed) {
+        MemberSet::EMPTY => here,
+        behind => behind,
     };
     [counts.intersection(in_sync), counts]
         .into_iter()
         .find(|first| !first.is_empty())
-        .unwrap_or(all)
+        .unwrap_or(parts)
 }
 
 /// Members that hold all that this client acknowledged.

@@ -10,8 +10,8 @@
 //! then all of its chunks count as dirty. Then it pulls dirty chunks and writes them. When what they hold is complete everywhere
 //! (`written`), it flushes them; only then they are clean.
 //! A chunk is pulled when no write to it is above the watermark, so that the source has executed what the member
-//! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. After an error it goes on with another
-//! source, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
+//! has; a write that comes meanwhile spoils the pull, and the chunk stays dirty. All members in sync are sources, in turn.
+//! After an error it goes on with another one, after a pause that grows. While the application writes, one chunk is pulled at a time, and after each it rests
 //! for as long as that took, within bounds: application IO has the better half of disks and wires. A source that does not
 //! answer in time has its connection closed. What a source cannot read is asked for block by block, and a block that no member
 //! in sync can read is put on the list of unreadable sectors instead. It ends with the episode. While the administrator has it paused, no chunk
@@ -126,8 +126,9 @@ pub(super) struct Resync {
     written: Written,
     /// Where to look for the next dirty chunk.
     cursor: u64,
-    /// Which source is next.
+    /// Which source is next: after an error, and for the next chunk as long as there is none.
     turn: usize,
+    spread: usize,
     errors: u32,
     /// Nothing is asked for before.
     pause: Time,
@@ -158,6 +159,7 @@ impl Resync {
             written: Written::new(),
             cursor: 0,
             turn: 0,
+            spread: 0,
             errors: 0,
             pause: Time(0),
             owed: 0,
@@ -363,21 +365,37 @@ impl Resync {
     /// The member of `of` whose turn it is.
     fn source(&self, of: MemberSet) -> Option<MemberId> {
         // Any receiver is asked each fourth time, and it must not be the same one whenever that is.
-        let turn = if self.asks_any() {
-            self.turn >> 2
-        } else {
-            self.turn
-        };
-        let mut turn = turn & 31;
-        let len = of.len() as usize;
-        if len == 0 {
-            return None;
-        }
-        while turn >= len {
-            turn -= len;
-        }
-        of.iter().nth(turn)
+        nth(
+            of,
+            if self.asks_any() {
+                self.turn >> 2
+            } else {
+                self.turn
+            },
+        )
     }
+
+    /// The member of `of` that the next chunk is pulled from: all in turn, as long as they answer.
+    fn source_of_chunk(&mut self, of: MemberSet) -> Option<MemberId> {
+        if self.errors != 0 || self.asks_any() {
+            return self.source(of);
+        }
+        self.spread = self.spread.wrapping_add(1);
+        nth(of, self.spread)
+    }
+}
+
+/// The member of `of` at place `turn`, counted round and round.
+fn nth(of: MemberSet, turn: usize) -> Option<MemberId> {
+    let mut place = turn & 31;
+    let len = of.len() as usize;
+    if len == 0 {
+        return None;
+    }
+    while place >= len {
+        place -= len;
+    }
+    of.iter().nth(place)
 }
 
 impl<M: Memory, C: Crc32c> Member<M, C> {
@@ -587,7 +605,8 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         };
         let whole = offset..offset + len;
         let len = len.min(MAX_PULL.into()) as u32;
-        let Some(from) = self.resync.source(self.sources(any)) else {
+        let sources = self.sources(any);
+        let Some(from) = self.resync.source_of_chunk(sources) else {
             return false;
         };
         let Some(call) = self.send(from, Ask::Pull { offset, len }, out) else {
@@ -1015,6 +1034,22 @@ mod tests {
         assert!(resync.has(5) && !resync.has(4) && !resync.has(6));
         assert!(resync.question.is_none() && !resync.knows());
         assert!(shared.pulls.is_good(0) && !shared.pulls.is_good(1));
+    }
+
+    #[test]
+    fn all_sources_in_turn() {
+        let mut resync = Resync::new();
+        let three: MemberSet = [1, 2, 3].map(id).into_iter().collect();
+        assert_eq!(resync.source_of_chunk(MemberSet::EMPTY), None);
+        let asked = |resync: &mut Resync| resync.source_of_chunk(three).unwrap();
+        let first = [0; 3].map(|_| asked(&mut resync));
+        assert_eq!(first.into_iter().collect::<MemberSet>(), three);
+        assert_eq!([0; 3].map(|_| asked(&mut resync)), first);
+        // Not while something is wrong.
+        resync.failed(NOW);
+        assert_eq!([0; 3].map(|_| asked(&mut resync)), [id(2); 3]);
+        resync.errors = 0;
+        assert_eq!([0; 3].map(|_| asked(&mut resync)), first);
     }
 
     #[test]
