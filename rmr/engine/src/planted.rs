@@ -235,7 +235,7 @@ bugs! {
     /// R17: a write to what nobody could read is answered before that is off the list on disk.
     AnswerWhileListed = 100, DATA;
     /// R17: what was written leaves the list before it is stable.
-    UnlistUnflushed = 500, DATA;
+    UnlistUnflushed = 2000, DATA;
     /// A change of the log is not written.
     LogUnwritten = 100, MARKS;
     /// Lists are acknowledged before they are on disk.
