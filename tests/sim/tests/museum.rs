@@ -836,17 +836,24 @@ fn who_pulled_what_nobody_else_has() {
     scene.find(3);
     scene.until("catches up", |scene| scene.receives(3));
     let client = scene.client();
-    // It pulls from member 2, as member 1 did not serve yet when it was asked.
     for member in [1, 3, 4, 5] {
         scene.cut(client, Host::Member(member));
     }
-    let (chunk, sector) = (CHUNKS - 1, (CHUNKS - 1) * CHUNK);
+    // It pulls from all in turn, one of these from member 2.
+    let last = CHUNKS - 16..CHUNKS;
+    for chunk in last.clone() {
+        scene.begin_write(chunk * CHUNK, 8);
+    }
+    let pulled = |scene: &Scene| {
+        last.clone().find(|chunk| {
+            let [first, second, third] = [1, 2, 3].map(|of| scene.held(of, chunk * CHUNK));
+            third == second && second != first
+        })
+    };
+    scene.until("pulled", |scene| pulled(scene).is_some());
+    let chunk = pulled(&scene).unwrap();
+    let sector = chunk * CHUNK;
     let old = scene.held(1, sector);
-    scene.begin_write(sector, 8);
-    scene.until("pulled", |scene| {
-        let held = scene.held(3, sector);
-        held == scene.held(2, sector) && held != old
-    });
     scene.pass(100 * MS);
     assert!(!scene.is_in_sync(3) && scene.node(3).dirty(3, chunk));
     for member in [2, 3] {
