@@ -5,8 +5,8 @@
 # application sees of it is no matter here (tests/history.sh).
 #
 # The pool is p. Of the script: leg_count (number of nodes), size (of the volume), sync_seconds (longest time until all legs are in sync
-# again), refused_seconds (how long commands of a client that comes back may be refused, as nodes believe that the old one is
-# alive; 0). The cluster was made with --nbdkit.
+# again), refused_seconds (how long a client that comes back may be refused a session, on a busy machine; 0). The cluster was
+# made with --nbdkit.
 # shellcheck disable=SC2154
 
 members=$rmr_client/pools/p/sessions
@@ -88,7 +88,8 @@ client_back() {
 	for ((k = 1; k <= leg_count; k++)); do
 		wait_for "${refused_seconds-0}" client_leg p "$k"
 	done
-	wait_for "${refused_seconds-0}" client_map p
+	# Nodes believe for a while that the old one is alive.
+	wait_for 60 client_map p
 	wait_for 30 client "[ -b '$(pool_device p)' ]"
 }
 
