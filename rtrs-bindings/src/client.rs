@@ -63,8 +63,9 @@ pub trait LinkHandler: Send + Sync + 'static {
     /// Called in process context, one call at a time. May sleep, but must not wait for a request, nor close or
     /// drop the session: requests are failed from this very context.
     ///
-    /// No event for the connection that [`Session::open`] makes, none from [`Session::close`]; but the
-    /// connection may be lost, and this called, before `open` has returned.
+    /// No event for the connection that [`Session::open`] makes; but the connection may be lost, and this called,
+    /// before `open` has returned. [`Session::close`] reports that it is lost, too: long before it returns, if the
+    /// server is dead.
     fn link(&self, event: LinkEvent);
 }
 
@@ -275,8 +276,6 @@ struct Inner<H: LinkHandler> {
     #[pin]
     core: Core,
     handler: Arc<H>,
-    /// Whether events are no longer told.
-    closing: Atomic<bool>,
     /// The task that is in the handler now.
     in_handler: Atomic<*mut bindings::task_struct>,
     #[pin]
@@ -302,7 +301,6 @@ impl<H: LinkHandler> Inner<H> {
         try_pin_init!(Self {
             core <- Core::new(),
             handler,
-            closing: Atomic::new(false),
             in_handler: Atomic::new(null_mut()),
             closed <- new_mutex!(true, "rtrs::Session::closed"),
             work <- new_work!("rtrs::Session::work"),
@@ -314,7 +312,6 @@ impl<H: LinkHandler> Inner<H> {
         if *closed {
             return;
         }
-        self.closing.store(true, Relaxed);
         // SAFETY: The gate is initialised and, as `closed` was false, has not been shut.
         unsafe { raw::rtrs_rs_gate_shut(self.core.gate.get()) };
         // SAFETY: The session is open, and nobody is using it any more but RTRS itself.
@@ -554,9 +551,6 @@ unsafe extern "C" fn link_event<H: LinkHandler>(
 ) {
     // SAFETY: This is what `open` gave to RTRS, and it outlives the session.
     let inner = unsafe { &*private.cast::<Inner<H>>() };
-    if inner.closing.load(Relaxed) {
-        return;
-    }
     let event = match event {
         raw::rtrs_clt_link_ev_RTRS_CLT_LINK_EV_RECONNECTED => LinkEvent::Reconnected,
         _ => LinkEvent::Disconnected,

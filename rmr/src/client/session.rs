@@ -233,7 +233,9 @@ impl Session {
 
     fn disconnect(&self) {
         if let Some(rtrs) = self.rtrs.retire_begin() {
-            // First everything comes back, so that nobody stays inside.
+            self.link.up.store(false, Relaxed);
+            // First everything comes back, so that nobody stays inside. Who watches hears then; RTRS goes on to wait, up to 30 s
+            // for a node that is dead.
             rtrs.close();
             drop(rtrs.wait());
         }
