@@ -224,6 +224,15 @@ fn heals() {
     liveness.in_sync(1011, true);
     assert_eq!(rules(liveness, 2000), [Rule::Stuck]);
     let mut liveness = Liveness::new(BOUNDS);
+    liveness.healed(10);
+    liveness.excuse();
+    assert_eq!(rules(liveness, 2000), []);
+    let mut liveness = Liveness::new(BOUNDS);
+    liveness.healed(10);
+    liveness.excuse();
+    liveness.in_sync(20, false);
+    assert_eq!(rules(liveness, 2000), [Rule::Stuck]);
+    let mut liveness = Liveness::new(BOUNDS);
     liveness.invoked(1, 1);
     liveness.invoked(1, 2);
     liveness.gone([2]);

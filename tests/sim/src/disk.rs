@@ -331,6 +331,11 @@ impl Disk {
         self.unreadable.extend(sectors);
     }
 
+    /// Sectors of data that cannot be read until they are written.
+    pub fn unreadable(&self) -> impl Iterator<Item = u64> + '_ {
+        self.unreadable.iter().copied()
+    }
+
     /// Every sector can be written, and read once it is; with `all`, read at once, but for dead ones.
     pub fn heal(&mut self, all: bool) {
         self.unwritable.clear();

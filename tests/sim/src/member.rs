@@ -46,8 +46,10 @@ use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
 use rmr_proto::Status;
+use rmr_proto::BLOCK_SHIFT;
 use rmr_proto::RECORD_BYTES;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tasks::Batch;
@@ -254,6 +256,24 @@ impl Node {
             Some(engine) => store::sectors(engine.hot.unreadable()).collect(),
             None => self.image.unreadable().collect(),
         }
+    }
+
+    /// Blocks of 4 KiB with sectors that nobody gets from it.
+    pub fn lost_blocks(&self) -> BTreeSet<u64> {
+        let listed = self.unreadable().into_iter();
+        let sectors = listed.chain(self.device.disk.unreadable());
+        sectors.map(|sector| sector * 512 >> BLOCK_SHIFT).collect()
+    }
+
+    /// Blocks that its list of unreadable ones needs room for, to get in sync: those on it, and those that it has to pull
+    /// and that nobody can read.
+    pub fn unreadable_blocks(&self, lost: &BTreeSet<u64>) -> usize {
+        let listed = self.unreadable().into_iter();
+        let mut blocks: BTreeSet<u64> = listed.map(|sector| sector * 512 >> BLOCK_SHIFT).collect();
+        let shift = self.layout.geometry().chunk_shift() - BLOCK_SHIFT as u8;
+        let missed = |block: &u64| self.dirty(self.member, *block >> shift);
+        blocks.extend(lost.iter().copied().filter(missed));
+        blocks.len()
     }
 
     /// Sectors of its disk cannot be read until they are written.

@@ -642,6 +642,11 @@ impl Observer {
         self.liveness.in_sync(now, all);
     }
 
+    /// Members that are not in sync cannot be, as things are now.
+    pub fn excuse(&mut self) {
+        self.liveness.excuse();
+    }
+
     /// Whether the newest complete configuration has every member of its table in sync.
     pub fn is_whole(&self) -> bool {
         let config = self.newest.and_then(|name| self.configs.get(&name));
