@@ -45,6 +45,7 @@ use rmr_proto::Progress;
 use rmr_proto::Quorum;
 use rmr_proto::Reply;
 use rmr_proto::Run;
+use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::Suspects;
 use rmr_proto::Uuid;
@@ -65,6 +66,8 @@ struct Member {
     up: bool,
     suspects: Vec<Run>,
     merged: Vec<Mark>,
+    /// The watermark that a ping said last.
+    heard: Seq,
     /// Answers this, once, to the next message of a kind.
     answer: Option<(Kind, Status)>,
     /// Does not answer messages of this kind.
@@ -99,6 +102,7 @@ impl Member {
             up: true,
             suspects: vec![],
             merged: vec![],
+            heard: Seq::NONE,
             answer: None,
             mute: None,
         }
@@ -159,7 +163,13 @@ impl Member {
                 (Kind::Install, Status::Ok)
             }
             Control::Detach { .. } => (Kind::Detach, Status::Ok),
-            Control::Ping { to, generation, .. } => {
+            Control::Ping {
+                to,
+                generation,
+                watermark,
+                ..
+            } => {
+                self.heard = *watermark;
                 let status = if to.incarnation != self.report.incarnation {
                     Status::StaleIncarnation
                 } else if *generation != self.report.promised {
@@ -538,6 +548,7 @@ fn first_start() {
 fn a_detach_waits_for_what_is_in_flight() {
     let mut world = World::new(2);
     world.event(Event::Detach);
+    assert_eq!(world.shell.states, []);
     world.open(Quorum::Off);
     assert_eq!(world.coordinator.state(), State::Serving);
     let told = |world: &World| {
@@ -615,6 +626,9 @@ fn drop_rejoin_promote() {
     assert_eq!(world.data.receivers(), set(&[1, 2, 3]));
     assert_eq!(world.data.readers(), set(&[1, 2]));
 
+    world.member(3).report.progress = Progress::Dirty { chunks: 2, rate: 0 };
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[3]));
     world.member(3).report.progress = Progress::Ready;
     world.member(3).answer = Some((Kind::Install, Status::NotReady));
     world.run(SECOND);
@@ -633,6 +647,61 @@ fn a_member_that_stopped_serving() {
     world.run(3 * SECOND);
     assert!(world.config().epoch > before);
     assert!(world.config().receivers().contains(id(2)));
+}
+
+/// That it cannot answer now says nothing against a member.
+#[test]
+fn a_ping_that_comes_at_a_bad_time() {
+    let later = [
+        Status::Busy,
+        Status::NoMemory,
+        Status::TimedOut,
+        Status::Disconnected,
+    ];
+    for status in later {
+        let mut world = World::attach(2, Quorum::Off);
+        world.member(2).answer = Some((Kind::Ping, status));
+        world.run(3 * SECOND);
+        assert!(world.member(2).answer.is_none());
+        assert_eq!(world.config().epoch, Epoch(1), "{status}");
+    }
+}
+
+/// While there are writes, they tell how far all is complete; after the last one a message does, soon.
+#[test]
+fn the_watermark_is_told_when_writes_end() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.run(100 * MILLISECOND);
+    let end = |world: &mut World, ticket: Ticket| {
+        assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+        assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
+    };
+    let told = |world: &mut World| {
+        world.run(2 * MILLISECOND);
+        [1, 2].map(|n| world.member(n).heard.0)
+    };
+    let first = world.write(0, 0);
+    end(&mut world, first);
+    let second = world.write(1, 1 << 16);
+    assert_eq!(told(&mut world), [0, 0]);
+    end(&mut world, second);
+    assert_eq!(told(&mut world), [2, 2]);
+    let third = world.write(0, 0);
+    end(&mut world, third);
+    assert_eq!(told(&mut world), [3, 3]);
+}
+
+#[test]
+fn reads_go_where_there_is_a_connection() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    assert_eq!(world.data.readers(), set(&[1]));
+    world.cut(1);
+    assert_eq!(world.data.readers(), set(&[1, 2]));
+    world.find(2);
+    assert_eq!(world.data.readers(), set(&[2]));
+    world.find(1);
+    assert_eq!(world.data.readers(), set(&[1, 2]));
 }
 
 #[test]
@@ -668,12 +737,57 @@ fn the_timer_rests_while_a_change_waits() {
     }
 }
 
+/// Nobody in sync is left: before all else the connections are closed, however long that takes.
+#[test]
+fn the_timer_rests_while_connections_are_closed() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.restart(2);
+    assert_eq!(world.config().catching_up, set(&[2]));
+    world.cut(1);
+    world.now = world.now.after(2 * SECOND);
+    let shell = &mut world.shell;
+    shell.timer = Time::NEVER;
+    world
+        .coordinator
+        .event(world.now, Event::Timer, &world.data, shell);
+    assert_eq!(world.coordinator.state(), State::Held);
+    assert_eq!(world.shell.timer, Time::NEVER);
+}
+
+/// A member may take half of the time that IO may wait for it.
+#[test]
+fn a_member_that_hangs_in_a_change() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.member(2).mute = Some(Kind::Install);
+    world.event(Event::Admin(Admin::Maintenance(id(3), true)));
+    world.run(2 * SECOND);
+    assert_eq!(world.coordinator.state(), State::Changing);
+    world.run(1);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().in_sync, set(&[1]));
+}
+
 #[test]
 fn hung_member() {
     let mut world = World::attach(2, Quorum::Off);
     let ticket = world.write(0, 0);
     world.ack(ticket, 1, Status::Ok);
     world.run(5 * SECOND);
+    assert_eq!(world.shell.completed, [(ticket, Status::Ok)]);
+}
+
+/// The clock is set back: nothing has to wait until it is as late as it was.
+#[test]
+fn hung_member_and_a_clock_that_jumps() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.run(100 * SECOND);
+    let ticket = world.write(0, 0);
+    world.ack(ticket, 1, Status::Ok);
+    world.now = Time(SECOND);
+    world.event(Event::Timer);
+    world.run(6 * SECOND);
     assert_eq!(world.shell.completed, [(ticket, Status::Ok)]);
 }
 
@@ -894,6 +1008,22 @@ fn restarted_with_all_flushed() {
     assert_eq!(world.coordinator.state(), State::Serving);
 }
 
+/// The only member with all data fails to install, and is there again with the same incarnation: what its cache held is gone.
+#[test]
+fn who_failed_while_nobody_was_left() {
+    for status in [Status::Io, Status::Medium, Status::NoSpace] {
+        let mut world = World::attach(1, Quorum::Off);
+        let ticket = world.write(0, 0);
+        assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Complete(Status::Ok));
+        world.cut(1);
+        world.run(2 * SECOND);
+        world.member(1).answer = Some((Kind::Install, status));
+        world.find(1);
+        world.run(3 * SECOND);
+        assert_eq!(world.coordinator.state(), State::Lost, "{status}");
+    }
+}
+
 #[test]
 fn held_requests_fail_on_demand() {
     let mut world = World::attach(1, Quorum::Off);
@@ -1018,6 +1148,58 @@ fn who_is_asked_when_a_read_fails() {
     assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
 }
 
+/// The only other member that can read it has no connection just now.
+#[test]
+fn a_read_that_fails_waits_for_who_is_away() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.run(100 * MILLISECOND);
+    world.cut(2);
+    let read = world.read(0, 1);
+    assert_eq!(world.ack(read, 1, Status::Medium), Ack::Exception);
+    assert!(world.shell.out.is_empty() && world.shell.completed.is_empty());
+    world.run(11 * MILLISECOND);
+    assert_eq!(world.shell.out, [(read, id(1))]);
+    world.find(2);
+    assert_eq!(world.ack(read, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, [(read, id(2))]);
+    // However often that was tried, it is bad.
+    assert!(matches!(world.ack(read, 2, Status::Ok), Ack::Repair(_)));
+}
+
+/// Who is to answer a read later is gone by then: another one is asked. That one may have been before; it has failed no less.
+#[test]
+fn a_read_whose_member_goes_away() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.run(100 * MILLISECOND);
+    let read = world.read(0, 1);
+    assert_eq!(world.ack(read, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, [(read, id(2))]);
+    assert_eq!(world.ack(read, 2, Status::Busy), Ack::Exception);
+    world.cut(2);
+    world.run(3 * MILLISECOND);
+    assert_eq!(world.shell.out, [(read, id(1))]);
+    assert_eq!(world.ack(read, 1, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, [(read, id(3))]);
+    // Only the second is left, and is waited for.
+    assert_eq!(world.ack(read, 3, Status::Medium), Ack::Exception);
+    assert_eq!(world.shell.out, []);
+}
+
+/// A member learns at once what it may forget.
+#[test]
+fn a_full_log_is_told_the_watermark() {
+    let mut world = World::attach(2, Quorum::Off);
+    world.run(100 * MILLISECOND);
+    let write = world.write(0, 0);
+    world.member(1).mute = Some(Kind::Ping);
+    for (status, told) in [(Status::Busy, false), (Status::LogFull, true)] {
+        assert_eq!(world.ack(write, 1, status), Ack::Exception);
+        let pinged = world.shell.calls.iter().any(|(to, _)| *to == id(1));
+        assert_eq!(pinged, told, "{status}");
+        world.run(3 * MILLISECOND);
+    }
+}
+
 #[test]
 fn suspects_shrink_the_in_sync_set() {
     let mut world = World::attach(3, Quorum::Off);
@@ -1053,6 +1235,30 @@ fn suspects_of_the_only_member() {
     assert!(world.member(1).merged.is_empty());
 }
 
+/// A store that was added and has not joined yet belongs to no pool: it is told nothing, and takes all as dirty.
+#[test]
+fn suspects_are_not_told_to_a_store_without_pool() {
+    let mut world = World::attach(2, Quorum::Off);
+    let mut third = Member::new(3);
+    third.mute = Some(Kind::Promise);
+    world.shell.members.insert(id(3), third);
+    world.event(Event::LinkUp(id(3)));
+    world.event(Event::Admin(Admin::Add(id(3))));
+    assert_eq!(world.config().table(), set(&[1, 2, 3]));
+    let mut next = World::new(3);
+    next.shell.members = std::mem::take(&mut world.shell.members);
+    next.member(2).suspects = vec![Run::new(4, 1)];
+    next.member(3).mute = None;
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    let mark = Mark::new(Run::new(4, 1), set(&[2, 3]));
+    assert!([1, 2]
+        .iter()
+        .all(|n| next.member(*n).merged.contains(&mark)));
+    assert!(!next.member(3).merged.contains(&mark));
+}
+
 #[test]
 fn without_suspects_all_stay_in_sync() {
     let mut world = World::attach(3, Quorum::Off);
@@ -1077,6 +1283,21 @@ fn a_lost_race_is_run_again() {
     assert_eq!(world.coordinator.state(), State::Serving);
     // Promised once in vain.
     assert_eq!(world.config().generation.number, 2);
+}
+
+/// Who comes a little later is part of the same attempt.
+#[test]
+fn connections_that_come_one_after_the_other() {
+    let mut world = World::new(2);
+    world.cut(1);
+    world.cut(2);
+    world.open(Quorum::Off);
+    world.find(1);
+    world.run(4 * MILLISECOND);
+    world.find(2);
+    assert_eq!(world.shell.kinds, []);
+    world.run(2 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
 }
 
 #[test]
@@ -1158,6 +1379,60 @@ fn a_member_whose_data_is_not_trusted() {
     world.run(SECOND);
     assert_eq!(world.config().catching_up, set(&[2]));
     assert_eq!(world.config().store(id(2)), before.store(id(2)));
+}
+
+/// What it has of a request in flight is given back before that ends without it. If all who are left are in sync, nothing is
+/// marked.
+#[test]
+fn who_leaves_gives_back_what_is_in_flight() {
+    for command in [
+        Admin::Maintenance(id(2), true),
+        Admin::Invalidate(id(2)),
+        Admin::Remove(id(2)),
+    ] {
+        let mut world = World::attach(2, Quorum::Off);
+        let ticket = world.write(0, 0);
+        assert_eq!(world.ack(ticket, 1, Status::Ok), Ack::Pending);
+        world.event(Event::Admin(command));
+        assert_eq!(world.shell.answers, [Ok(())], "{command:?}");
+        assert_eq!(world.shell.completed, [(ticket, Status::Ok)]);
+        assert_eq!(world.shell.out, []);
+    }
+}
+
+/// A connection that is soon back costs its member nothing.
+#[test]
+fn a_command_waits_for_a_connection() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    world.run(SECOND / 2);
+    assert_eq!(world.shell.answers, []);
+    world.find(3);
+    world.run(SECOND / 2);
+    assert_eq!(world.shell.answers, [Ok(())]);
+    assert_eq!(world.config().in_sync, set(&[1, 3]));
+}
+
+/// Its connection goes after the change began, and before it was asked for anything.
+#[test]
+fn a_member_that_goes_away_in_a_change() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    world.run(2 * SECOND);
+    world.restart(3);
+    assert_eq!(world.config().catching_up, set(&[3]));
+    world.member(1).mute = Some(Kind::Install);
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    world.cut(3);
+    let (to, call) = *world.shell.calls.last().unwrap();
+    assert_eq!(to, id(1));
+    let late = Queued::Reply(call, to, Kind::Install, Status::Ok);
+    world.member(1).mute = None;
+    world.shell.queue.push_back(late);
+    world.follow();
+    assert_eq!(world.shell.answers, [Err(Refusal::Missing(set(&[3])))]);
+    assert_eq!(world.config().receivers(), set(&[1]));
 }
 
 #[test]
@@ -1313,6 +1588,174 @@ fn a_join_gives_way() {
     let (mut world, write) = draining(2, |world| world.write(0, 0));
     assert_eq!(world.ack(write, 1, Status::Medium), Ack::Exception);
     assert_eq!(world.shell.completed, [(write, Status::Medium)]);
+}
+
+/// Of three members the third comes back, and this one answers a message of this kind so, once.
+fn coming_back(number: u32, kind: Kind, status: Status) -> World {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    world.run(2 * SECOND);
+    assert_eq!(world.config().epoch, Epoch(2));
+    world.member(3).suspects = vec![Run::new(9, 2)];
+    world.member(number).answer = Some((kind, status));
+    world.restart(3);
+    assert!(world.member(number).answer.is_none());
+    world
+}
+
+#[test]
+fn a_join_that_fails() {
+    // Nobody was asked to install anything: all stays as it is. Tried again after a pause.
+    let mut world = coming_back(3, Kind::Merge, Status::Io);
+    assert_eq!(world.config().epoch, Epoch(2));
+    assert_eq!(world.config().receivers(), set(&[1, 2]));
+    world.run(SECOND);
+    assert_eq!(world.config().receivers(), set(&[1, 2, 3]));
+    // The others were: they have to have another configuration, and who was to join is not in it.
+    for status in [Status::Io, Status::Busy] {
+        let mut world = coming_back(3, Kind::Install, status);
+        let config = world.config().clone();
+        assert_eq!(config.receivers(), set(&[1, 2]));
+        for number in [1, 2] {
+            assert_eq!(
+                world.member(number).report.installed.as_ref(),
+                Some(&config)
+            );
+        }
+        world.run(SECOND);
+        assert_eq!(world.config().receivers(), set(&[1, 2, 3]));
+    }
+    // Another one fails: who joins has no part in that, and does so without a pause.
+    let world = coming_back(2, Kind::Merge, Status::Io);
+    assert_eq!(world.config().in_sync, set(&[1]));
+    assert_eq!(world.config().catching_up, set(&[3]));
+}
+
+/// Only who refuses because it is too early stays; it may have become one in sync otherwise, without saying so.
+#[test]
+fn a_promotion_that_fails() {
+    let later = set(&[1, 2, 3]);
+    for (status, receivers) in [
+        (Status::NotReady, later),
+        (Status::Busy, later),
+        (Status::Io, set(&[1, 2])),
+    ] {
+        let mut world = World::attach(3, Quorum::Off);
+        world.cut(3);
+        world.run(2 * SECOND);
+        world.restart(3);
+        assert_eq!(world.config().catching_up, set(&[3]));
+        let member = world.member(3);
+        member.report.progress = Progress::Ready;
+        member.answer = Some((Kind::Install, status));
+        assert!((0..1000).any(|_| {
+            world.run(MILLISECOND);
+            world.member(3).answer.is_none()
+        }));
+        assert_eq!(world.config().receivers(), receivers, "{status}");
+        world.run(SECOND);
+        assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
+    }
+}
+
+/// The connection leads to another member of the pool: that one is not taken for it.
+#[test]
+fn a_connection_to_somebody_else() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.member(2).report = world.member(3).report.clone();
+    world.find(2);
+    world.run(SECOND);
+    assert_eq!(world.config().epoch, Epoch(2));
+    assert_eq!(world.config().receivers(), set(&[1, 3]));
+}
+
+/// Each of these alone keeps a store out.
+#[test]
+fn a_store_that_does_not_fit_any_more() {
+    let smaller = |report: &mut MemberReport| {
+        report.geometry = Geometry::new(32 << 20, 16).unwrap();
+    };
+    let blocks = |report: &mut MemberReport| report.limits.logical_block = 4096;
+    let changes: [&dyn Fn(&mut MemberReport); 2] = [&smaller, &blocks];
+    for change in changes {
+        let mut world = World::attach(2, Quorum::Off);
+        world.cut(2);
+        world.run(2 * SECOND);
+        change(&mut world.member(2).report);
+        world.restart(2);
+        world.run(SECOND);
+        assert_eq!(world.config().receivers(), set(&[1]));
+        assert_eq!(world.shell.notes, [(id(2), Refusal::Geometry(id(2)))]);
+    }
+}
+
+/// Member 2 of two is about to join, with nothing suspect: all the same every chunk of it is marked.
+fn joins_with_everything(mut world: World) {
+    world.member(1).merged.clear();
+    world.find(2);
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[2]));
+    let all = Mark::new(Run::new(0, 1024), set(&[2]));
+    assert_eq!(world.member(1).merged, [all]);
+}
+
+#[test]
+fn who_joins_with_nothing_that_counts() {
+    // The client before wanted it to be a receiver; it has not heard of that.
+    let mut world = World::attach(1, Quorum::Off);
+    let config = world.config().clone();
+    let mut next = World::new(2);
+    next.member(1).report = world.member(1).report.clone();
+    let member = next.member(2).report.clone();
+    let mut told = Config {
+        epoch: config.epoch.next().unwrap(),
+        catching_up: set(&[2]),
+        ..config
+    };
+    told.members[1] = Some(member.store);
+    told.incarnations[1] = member.incarnation;
+    next.member(1).report.installed = Some(told);
+    next.cut(2);
+    next.nonce = 8;
+    next.open(Quorum::Off);
+    assert_eq!(next.coordinator.state(), State::Serving);
+    joins_with_everything(next);
+    // What it has is of another history, and was given up.
+    let mut world = World::attach(2, Quorum::Off);
+    world.cut(2);
+    world.run(2 * SECOND);
+    world.member(2).report.installed.as_mut().unwrap().history = Uuid([77; 16]);
+    world.find(2);
+    world.run(SECOND);
+    assert_eq!(world.shell.notes, [(id(2), Refusal::Diverged(id(2)))]);
+    world.cut(2);
+    world.event(Event::Admin(Admin::Discard(id(2))));
+    joins_with_everything(world);
+}
+
+/// A member that was asked how it is has promised another client meanwhile. That can wait until a change is through.
+#[test]
+fn a_change_goes_on_when_a_member_is_gone_for_good() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    world.run(2 * SECOND);
+    world.member(3).mute = Some(Kind::Query);
+    world.find(3);
+    let (to, call) = *world.shell.calls.last().unwrap();
+    assert_eq!(to, id(3));
+    world.member(1).mute = Some(Kind::Install);
+    world.event(Event::Admin(Admin::Maintenance(id(2), true)));
+    assert_eq!(world.coordinator.state(), State::Changing);
+    world.member(3).report.promised = Generation {
+        number: 1,
+        nonce: 1000,
+    };
+    let late = Queued::Reply(call, to, Kind::Query, Status::Ok);
+    world.shell.queue.push_back(late);
+    world.follow();
+    assert_eq!(world.coordinator.state(), State::Changing);
 }
 
 /// What it pulled may be of a write that has not come to it (seed 22586).
