@@ -190,6 +190,26 @@ fn shut_lets_requests_end() {
     assert_eq!(data.views().count(), 0);
 }
 
+/// A read ends while the gate is opened: whatever was to become of it, it does not end again, and goes on nowhere.
+#[test]
+fn a_read_that_ends_while_the_gate_is_opened() {
+    for onward in [Onward::End(Status::Io), Onward::Pending(set(&[1]))] {
+        let data = hot(2);
+        let read = sent(data.read(0, 0, 512, |_| Some(id(2))));
+        data.shut(true);
+        data.adopt(&Uuid([8; 16]), &config(2, &[1], &[]), 1024);
+        data.reopen(
+            |_| {
+                assert_eq!(ack(&data, &read, 2), Ack::Complete(Status::Ok));
+                onward
+            },
+            |ticket, _| panic!("{ticket:?} ends twice"),
+            |sending| panic!("{sending:?}"),
+        );
+        assert_eq!(data.views().count(), 0);
+    }
+}
+
 #[test]
 fn extents_are_held_until_the_watermark_passes() {
     let data = hot(8);
