@@ -635,7 +635,10 @@ fn an_outage_and_its_resync() {
     assert!(rates > 0);
     assert_eq!(world.nodes[2].progress(), Progress::Ready);
     assert_eq!(world.nodes[2].data, world.truth);
+    // What it wrote besides is stable, too, before it is in sync.
+    let flushes = world.nodes[2].flushes;
     assert_eq!(world.install(all, nobody, nobody), Status::Ok);
+    assert_eq!(world.nodes[2].flushes, flushes + 1);
     for node in &world.nodes {
         assert!((0..CHUNKS).all(|chunk| !node.shared.dirty(id(2), chunk)));
     }
@@ -988,6 +991,106 @@ fn what_is_not_for_a_member() {
     assert!(world.nodes[0].serving.is_none());
 }
 
+/// A client has one change under way. It waits for what the member does by itself, and no other one waits with it.
+#[test]
+fn one_change_at_a_time() {
+    let mut world = World::new(2);
+    let node = &mut world.nodes[1];
+    let to = node.target();
+    let mut queue = Queue {
+        pages: &mut node.pages,
+        todo: VecDeque::new(),
+    };
+    let marks = &[Mark::new(Run::new(1, 1), MemberSet::only(id(0)))];
+    let merge = Merge {
+        to,
+        generation: GENERATION,
+        marks,
+    };
+    let promise = Control::Promise {
+        to,
+        generation: Generation {
+            number: 2,
+            nonce: 1,
+        },
+        fences: Fences::Alive,
+    };
+    let ask = |call: u64| Event::Control {
+        call,
+        message: &promise,
+        other_alive: false,
+    };
+    let (member, shared, now) = (&mut node.member, &node.shared, node.now);
+    // Nothing that the member wants done is done, before it is said.
+    let message = &merge;
+    member.event(now, Event::Merge { call: 1, message }, shared, &mut queue);
+    assert!(matches!(
+        queue.todo.pop_front(),
+        Some(Todo::Event(Own::Meta))
+    ));
+    member.event(now, ask(2), shared, &mut queue);
+    assert!(queue.todo.is_empty());
+    member.event(now, ask(3), shared, &mut queue);
+    let busy = |todo: Option<Todo>| matches!(todo, Some(Todo::Reply(Status::Busy, ..)));
+    assert!(busy(queue.todo.pop_front()));
+    // Now the promise is under way.
+    let drains = |todo: Todo| matches!(todo, Todo::Event(Own::Drained));
+    let mut written = 0;
+    while !queue.todo.drain(..).any(drains) {
+        written += 1;
+        assert!(written < 10, "what waits is not begun");
+        member.event(now, Event::MetaDone(Ok(())), shared, &mut queue);
+    }
+    member.event(now, ask(4), shared, &mut queue);
+    assert!(busy(queue.todo.pop_front()));
+}
+
+/// A store belongs to the pool that it was given, and is given one once.
+#[test]
+fn a_pool_is_given_once() {
+    let mut world = World::new(1);
+    let mut config = world.config.clone();
+    config.epoch = Epoch(2);
+    let install = |to: Target, pool: Uuid, assign: bool| Control::Install {
+        to: Target { pool, ..to },
+        config: config.clone(),
+        assign,
+        joins: false,
+        discard: false,
+    };
+    let node = &mut world.nodes[0];
+    let other = install(node.target(), Uuid([1; 16]), true);
+    assert_eq!(node.control(&other), Status::WrongUuid);
+    let mut new = Node::new(0);
+    let unasked = install(new.target(), POOL, false);
+    assert_eq!(new.control(&unasked), Status::WrongUuid);
+}
+
+/// Who may have lost what it acknowledged, or was started since, does not say that all was well.
+#[test]
+fn who_cannot_leave_in_order() {
+    let detach = |world: &mut World| {
+        let detach = Control::Detach {
+            to: world.nodes[1].target(),
+            generation: GENERATION,
+            epoch: world.config.epoch,
+            watermark: Seq(world.seq),
+        };
+        world.nodes[1].control(&detach)
+    };
+    let mut world = World::new(2);
+    world.status = Status::Medium;
+    world.write(7);
+    assert_eq!(detach(&mut world), Status::WrongState);
+    let mut world = World::new(2);
+    let old = world.nodes.pop().unwrap();
+    let node = Node::start(1, old.pages, old.data, POOL);
+    world.nodes.push(node);
+    assert_eq!(detach(&mut world), Status::WrongState);
+    let mut world = World::new(2);
+    assert_eq!(detach(&mut world), Status::Ok);
+}
+
 /// What a member tells another depends on who asks, and on what it knows itself.
 #[test]
 fn what_other_members_may_ask() {
@@ -1105,6 +1208,39 @@ fn what_a_promise_reports() {
     assert_eq!(reported(&world), []);
     world.promise(1);
     assert_eq!(reported(&world), []);
+}
+
+/// Of a log of which something is missing nobody knows what else is suspect: all is, until a configuration carries that. One
+/// that only says that the member is out does not.
+#[test]
+fn a_damaged_log() {
+    let mut world = World::new(2);
+    world.write(7);
+    let mut old = world.nodes.pop().unwrap();
+    let layout = Layout::compute(1 << 40, geometry()).unwrap();
+    let [copy, _] = layout.log_page(0).unwrap();
+    old.pages.insert(copy.offset, [0xff; 4096]);
+    let node = Node::start(1, old.pages, old.data, POOL);
+    world.nodes.push(node);
+    let suspect = |world: &World| {
+        let node = &world.nodes[1];
+        node.member.suspect(&node.shared, CHUNKS - 1)
+    };
+    assert!(suspect(&world));
+    let (rest, nobody) = (world.others(1), MemberSet::EMPTY);
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    let out = Control::Install {
+        to: world.nodes[1].target(),
+        config: world.config.clone(),
+        assign: false,
+        joins: false,
+        discard: false,
+    };
+    assert_eq!(world.nodes[1].control(&out), Status::Ok);
+    assert!(suspect(&world));
+    let back = MemberSet::only(id(1));
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    assert!(!suspect(&world));
 }
 
 /// What a member cannot write down it has not promised; it answers all with an error until it is started again.
