@@ -21,6 +21,7 @@ use rmr_engine::sync::HostLock;
 use rmr_engine::time::Time;
 use rmr_proto::Ask;
 use rmr_proto::BadBlock;
+use rmr_proto::Begun;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Crc32c;
@@ -527,9 +528,9 @@ impl World {
                     result: Ok(PeerAnswer::Data),
                 });
             }
-            Ok(PeerDo::Begun(seq)) => self.nodes[of].event(Event::PeerReply {
+            Ok(PeerDo::Begun(begun)) => self.nodes[of].event(Event::PeerReply {
                 call,
-                result: Ok(PeerAnswer::Begun(seq)),
+                result: Ok(PeerAnswer::Begun(begun)),
             }),
             Ok(PeerDo::Done) => self.nodes[of].event(Event::PeerReply {
                 call,
@@ -769,6 +770,42 @@ fn application_writes_have_precedence() {
     }
     assert_eq!(most.0, 1);
     assert!(most.1 > 1);
+}
+
+/// Reads that a source serves have precedence, too: it says so when it is asked what it has begun.
+#[test]
+fn application_reads_have_precedence() {
+    let mut world = behind();
+    world.ping(1);
+    let pulls = |node: &Node| {
+        let sent = node.sent.iter();
+        sent.filter(|sent| matches!(sent.3, Wanted::Pull(..)))
+            .count()
+    };
+    // The most that were on their way: until the first answer, until the second one (but not those sent before), and then.
+    let mut most = [0; 3];
+    let (mut answers, mut left) = (0, 0);
+    while world.nodes[1].progress() != Progress::Ready {
+        if answers == 0 {
+            assert_eq!(world.read(0, 0), Ok(()));
+        }
+        let asked = matches!(world.nodes[1].sent.front(), Some((.., Wanted::Begun)));
+        world.answer(1);
+        let now = pulls(&world.nodes[1]);
+        if asked {
+            answers += 1;
+            left = now;
+        }
+        left = left.min(now);
+        let part = answers.min(2);
+        if part != 1 || left <= 1 {
+            most[part] = now.max(most[part]);
+        }
+    }
+    assert!(answers > 2);
+    assert!(most[0] > 1 && most[2] > 1, "{most:?}");
+    assert_eq!(most[1], 1, "{most:?}");
+    assert_eq!(world.nodes[1].data, world.truth);
 }
 
 /// A source that does not answer, for example as its disk hangs, costs time, and nothing else (R17).
@@ -1158,6 +1195,19 @@ fn what_other_members_may_ask() {
     assert_eq!(ask(&mut world, 0, 2, epoch, pull(7)), read(7));
     let behind = ask(&mut world, 0, 2, epoch, pull(CHUNKS));
     assert_eq!(behind, Err(Status::OutOfRange));
+    // Each member is told once that clients read, also if another one asked before.
+    let is_read = |world: &mut World, from: usize| match ask(world, 0, from, epoch, Ask::Begun) {
+        Ok(PeerDo::Begun(begun)) => begun.reads,
+        other => panic!("{other:?}"),
+    };
+    for expected in [false, true] {
+        if expected {
+            assert_eq!(world.read(0, 7), Ok(()));
+        }
+        assert_eq!(is_read(&mut world, 2), expected);
+        assert_eq!(is_read(&mut world, 1), expected);
+        assert!(!is_read(&mut world, 2) && !is_read(&mut world, 1));
+    }
     // Only who is catching up says what of its copy is right again.
     let run = |first: u64, end: u64| [Run::new(first, (end - first) as u32)];
     for (from, first, end, result) in [
@@ -1505,7 +1555,11 @@ fn what_is_incomplete_is_not_proved() {
 #[test]
 fn what_a_source_has_begun() {
     let refused = Err(Status::Busy);
-    for result in [refused, Ok(PeerAnswer::Begun(Seq(u64::MAX)))] {
+    let far = Begun {
+        seq: Seq(u64::MAX),
+        reads: false,
+    };
+    for result in [refused, Ok(PeerAnswer::Begun(far))] {
         let mut world = behind();
         world.ping(1);
         let (mut pulls, mut done) = (0, false);

@@ -122,6 +122,8 @@ pub struct Begun {
     /// No write with a higher number was executed in this generation, nor is being executed; none if all of them are known to be
     /// complete on every receiver.
     pub seq: Seq,
+    /// Clients have read from it since the same member asked that before.
+    pub reads: bool,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -163,7 +165,12 @@ struct RawReport {
 #[repr(C)]
 struct RawBegun {
     seq: U64,
+    flags: U32,
+    reserved: U32,
 }
+
+/// Flag of a [`Begun`].
+const READS: u32 = 1;
 
 pub(crate) const HEADER: usize = size_of::<RawReplyHeader>();
 const REPORT: usize = size_of::<RawReport>();
@@ -407,6 +414,8 @@ impl Begun {
         buf.fill(0);
         let raw = RawBegun {
             seq: U64::new(self.seq.0),
+            flags: U32::new(if self.reads { READS } else { 0 }),
+            reserved: U32::new(0),
         };
         body_mut(buf, size_of::<RawBegun>())?.copy_from_slice(raw.as_bytes());
         seal::<C>(Kind::Begun, size_of::<RawBegun>(), buf)
@@ -420,8 +429,13 @@ impl Begun {
             right: HEADER + size_of::<RawBegun>(),
         };
         let raw = RawBegun::ref_from_bytes(body).map_err(|_| length)?;
+        let flags = raw.flags.get();
+        if flags & !READS != 0 || raw.reserved.get() != 0 {
+            return Err(WireError::Reserved);
+        }
         Ok(Self {
             seq: Seq(raw.seq.get()),
+            reads: flags & READS != 0,
         })
     }
 }

@@ -682,9 +682,9 @@ impl Runner {
                 let reply = &mut state.shell.reply;
                 answer(op, DirtyPage::encode::<KernelCrc>(of, page, words, reply));
             }
-            Ok(PeerDo::Begun(seq)) => {
+            Ok(PeerDo::Begun(begun)) => {
                 let reply = &mut state.shell.reply;
-                answer(op, Begun { seq }.encode::<KernelCrc>(reply));
+                answer(op, begun.encode::<KernelCrc>(reply));
             }
             Ok(PeerDo::Read { offset, len }) => self.read_for_peer(state, offset, len, op),
             Err(status) => op.respond(status.wire()),
@@ -784,7 +784,7 @@ fn answer(op: Op, encoded: Result<&[u8], WireError>) {
 /// What another member answered to a question that is not for data.
 fn parse_reply(kind: Kind, bytes: &[u8]) -> Result<PeerAnswer<'_>, Status> {
     let answer = match kind {
-        Kind::Begun => Begun::parse::<KernelCrc>(bytes).map(|begun| PeerAnswer::Begun(begun.seq)),
+        Kind::Begun => Begun::parse::<KernelCrc>(bytes).map(PeerAnswer::Begun),
         _ => DirtyPage::parse::<KernelCrc>(bytes).map(PeerAnswer::Page),
     };
     answer.map_err(|_| Status::Invalid)

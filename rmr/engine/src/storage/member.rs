@@ -38,6 +38,7 @@ use crate::planted::on;
 use crate::planted::Bug;
 use crate::time::Time;
 use rmr_proto::Ask;
+use rmr_proto::Begun;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Crc32c;
@@ -344,7 +345,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                     Ok(PeerDo::Read { offset, len })
                 }
             }
-            Ask::Begun => Ok(PeerDo::Begun(shared.begun())),
+            Ask::Begun => Ok(PeerDo::Begun(Begun {
+                seq: shared.begun(),
+                reads: shared.take_reads(peer.from),
+            })),
             Ask::Clear { runs } => {
                 if !config.catching_up.contains(peer.from) && !unproven {
                     return Err(Status::Invalid);

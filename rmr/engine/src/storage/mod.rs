@@ -48,6 +48,7 @@ pub use shared::Verdict;
 
 use crate::time::Time;
 use core::ops::Range;
+use rmr_proto::Begun;
 use rmr_proto::Control;
 use rmr_proto::DirtyPage;
 use rmr_proto::Geometry;
@@ -57,7 +58,6 @@ use rmr_proto::MemberId;
 use rmr_proto::Merge;
 use rmr_proto::Peer;
 use rmr_proto::Reply;
-use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_proto::EXTENT_SHIFT;
@@ -137,8 +137,8 @@ pub enum PeerAnswer<'a> {
     Page(DirtyPage<'a>),
     /// Data, which the caller holds.
     Data,
-    /// The highest number of a write that it has begun, as in a [`Begun`](rmr_proto::Begun).
-    Begun(Seq),
+    /// What it has begun.
+    Begun(Begun),
     /// Done.
     Done,
 }
@@ -160,8 +160,8 @@ pub enum PeerDo {
         /// Length in bytes.
         len: u32,
     },
-    /// With this number, as a [`Begun`](rmr_proto::Begun).
-    Begun(Seq),
+    /// With this.
+    Begun(Begun),
     /// With good status.
     Done,
 }

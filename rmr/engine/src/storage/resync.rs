@@ -139,6 +139,8 @@ pub(super) struct Resync {
     /// The watermark when it was last looked at, and until when the application counts as writing.
     heard: Seq,
     busy: Time,
+    /// Sources that clients read from, by their last answers.
+    reads: MemberSet,
     /// A chunk that was written whenever it was to be pulled, and how often; claimed until then, if it is.
     stubborn: u64,
     vain: u32,
@@ -166,6 +168,7 @@ impl Resync {
             timer: Time::NEVER,
             heard: Seq::NONE,
             busy: Time(0),
+            reads: MemberSet::EMPTY,
             stubborn: 0,
             vain: 0,
             claimed: None,
@@ -183,6 +186,7 @@ impl Resync {
         self.cursor = 0;
         self.errors = 0;
         self.pause = Time(0);
+        self.reads = MemberSet::EMPTY;
         self.rate = Rate::NONE;
         if on(Bug::TrustOwnBitmap) {
             self.phase = Phase::Pulling;
@@ -257,16 +261,35 @@ impl Resync {
             self.heard = watermark;
             self.busy = now.after(BUSY);
         }
-        if now < self.busy {
+        if self.gives_way(now) {
             1
         } else {
             MAX_PULLS
         }
     }
 
+    /// Whether the application comes first (R17): it writes, or reads from a source.
+    fn gives_way(&self, now: Time) -> bool {
+        now < self.busy || !self.reads.is_empty()
+    }
+
+    /// What was written is asked about. Who brought nothing of it is not asked, and would not say that reads are over.
+    fn ask_about_written(&mut self, now: Time) {
+        self.written.ask(now);
+        self.reads = self.reads.intersection(self.written.sources());
+    }
+
+    /// A source has said whether clients read from it.
+    fn heard_of_reads(&mut self, from: MemberId, reads: bool) {
+        self.reads = self.reads.without(from);
+        if reads {
+            self.reads = self.reads.with(from);
+        }
+    }
+
     /// A chunk came that was asked for then.
     fn rest(&mut self, now: Time, since: Time) {
-        if now >= self.busy {
+        if !self.gives_way(now) {
             return;
         }
         self.owed += now.since(since).min(MAX_REST);
@@ -557,7 +580,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         // One flush for many chunks, also while they come one by one.
         let ready = count + active >= MAX_CLEAR || active == 0;
         if count != 0 && ready && !self.resync.written.is_asked() {
-            self.resync.written.ask(now);
+            self.resync.ask_about_written(now);
         }
         if !self.resync.written.is_asked() || self.resync.question.is_some() {
             return Time::NEVER;
@@ -583,7 +606,10 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
     /// What a source has begun: until the watermark is there, what it brought may be incomplete.
     fn begun(&mut self, now: Time, from: MemberId, result: Result<PeerAnswer<'_>, Status>) {
         match result {
-            Ok(PeerAnswer::Begun(seq)) => self.resync.written.answered(from, seq),
+            Ok(PeerAnswer::Begun(begun)) => {
+                self.resync.heard_of_reads(from, begun.reads);
+                self.resync.written.answered(from, begun.seq);
+            }
             _ => {
                 self.resync.written.give_up();
                 self.resync.failed(now);
@@ -935,6 +961,31 @@ mod tests {
             tried: MemberSet::EMPTY,
             brought: MemberSet::EMPTY,
         }
+    }
+
+    #[test]
+    fn reads_of_sources() {
+        let mut resync = Resync::new();
+        let most = |resync: &mut Resync| resync.most(NOW, Seq::NONE);
+        resync.written.note(7, MemberSet::only(id(2)).with(id(3)));
+        for source in [2, 3] {
+            assert_eq!(most(&mut resync), MAX_PULLS);
+            resync.heard_of_reads(id(source), true);
+            assert_eq!(most(&mut resync), 1);
+            resync.heard_of_reads(id(2), false);
+            resync.heard_of_reads(id(3), source == 3);
+        }
+        assert_eq!(most(&mut resync), 1);
+        resync.ask_about_written(NOW);
+        assert_eq!(most(&mut resync), 1);
+        // The next chunk is not from 3.
+        resync.heard_of_reads(id(2), true);
+        resync.written.give_up();
+        resync.written.note(8, MemberSet::only(id(2)));
+        resync.ask_about_written(NOW);
+        assert_eq!(resync.reads, MemberSet::only(id(2)));
+        resync.begin(MemberSet::EMPTY);
+        assert_eq!(most(&mut resync), MAX_PULLS);
     }
 
     #[test]

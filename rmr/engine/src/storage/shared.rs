@@ -92,11 +92,13 @@ pub struct Shared<M: Memory, J> {
     forgiven: AtomicU64,
     /// The administrator wants nothing to be pulled.
     paused: AtomicU32,
+    /// A bit for each member: clients have read something since it asked whether they do.
+    reads: AtomicU32,
 }
 
 #[cfg(not(CONFIG_RUST))]
 crate::memory::copy_and_hash!(Shared<HostMemory, J>:
-    geometry, dedupe, recent, bitmaps, extents, pulls, unreadable, stable, flush_failed, failures, forgiven, paused,
+    geometry, dedupe, recent, bitmaps, extents, pulls, unreadable, stable, flush_failed, failures, forgiven, paused, reads,
 );
 
 impl<M: Memory, J> Shared<M, J> {
@@ -116,6 +118,7 @@ impl<M: Memory, J> Shared<M, J> {
             failures: AtomicU64::new(0),
             forgiven: AtomicU64::new(0),
             paused: AtomicU32::new(0),
+            reads: AtomicU32::new(0),
         })
     }
 
@@ -238,7 +241,24 @@ impl<M: Memory, J> Shared<M, J> {
         if self.unreadable.covers(offset, len) {
             return Err(Status::Medium);
         }
+        // Written by the first read after a question alone.
+        if self.reads.load() != u32::MAX {
+            self.reads.store(u32::MAX);
+        }
         Ok(())
+    }
+
+    /// Whether clients have read something since this member asked that before. If a read comes right now, the next answer says so.
+    pub(super) fn take_reads(&self, by: MemberId) -> bool {
+        let bit = MemberSet::EMPTY.with(by).bits();
+        let mut reads = self.reads.load();
+        while reads & bit != 0 {
+            match self.reads.cas(reads, reads & !bit) {
+                Ok(_) => return true,
+                Err(now) => reads = now,
+            }
+        }
+        false
     }
 
     /// A read of the store ended, for a client or another member: how to answer it. What is read after a flush failed may

@@ -23,6 +23,7 @@ use rmr_engine::sync::HostLock;
 use rmr_engine::time::Time;
 use rmr_proto::Ask;
 use rmr_proto::BadBlock;
+use rmr_proto::Begun;
 use rmr_proto::Config;
 use rmr_proto::Control;
 use rmr_proto::Crc32c;
@@ -343,7 +344,10 @@ impl Rig {
                 // Whatever they have begun is complete.
                 Todo::Begun(call) => Event::PeerReply {
                     call,
-                    result: Ok(PeerAnswer::Begun(Seq::NONE)),
+                    result: Ok(PeerAnswer::Begun(Begun {
+                        seq: Seq::NONE,
+                        reads: false,
+                    })),
                 },
                 Todo::PullWrite(call, offset, len) => {
                     if let Some((block, _)) = self.block_in(offset, len) {

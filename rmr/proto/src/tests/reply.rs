@@ -373,9 +373,8 @@ proptest! {
     }
 }
 
-fn begun(seq: u64) -> Vec<u8> {
+fn begun(begun: Begun) -> Vec<u8> {
     let mut buf = [0x55; REPLY_BYTES];
-    let begun = Begun { seq: Seq(seq) };
     begun.encode::<Host>(&mut buf).unwrap().to_vec()
 }
 
@@ -384,13 +383,22 @@ fn begun_on_the_wire() {
     let mut expected = Vec::new();
     expected.extend(b"rmr-rep\0");
     expected.extend([1, 0, 35, 0]);
-    expected.extend(32u32.to_le_bytes());
+    expected.extend(40u32.to_le_bytes());
     expected.extend([0; 8]);
     expected.extend((5u64 << 40).to_le_bytes());
+    expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
     reseal(&mut expected, HEADER);
-    assert_eq!(begun(5 << 40), expected);
-    let seq = Seq(5 << 40);
-    assert_eq!(Begun::parse::<Host>(&expected), Ok(Begun { seq }));
+    let known = Begun {
+        seq: Seq(5 << 40),
+        reads: true,
+    };
+    assert_eq!(begun(known), expected);
+    assert_eq!(Begun::parse::<Host>(&expected), Ok(known));
+    let unread = Begun {
+        reads: false,
+        ..known
+    };
+    assert_eq!(Begun::parse::<Host>(&begun(unread)), Ok(unread));
     let accepts = |bytes: &[u8]| Begun::parse::<Host>(bytes).is_ok();
     refuses_bit_flips(&expected, accepts);
     refuses_truncation(&expected, HEADER, accepts);
@@ -400,8 +408,11 @@ fn begun_on_the_wire() {
     assert_eq!(with(20, &busy.to_le_bytes()), Err(WireError::Status(busy)));
     let length = WireError::Length {
         said: 24,
-        right: 32,
+        right: 40,
     };
+    for reserved in [HEADER + 8, HEADER + 12] {
+        assert_eq!(with(reserved, &[2]), Err(WireError::Reserved));
+    }
     let short = forged(&expected[..HEADER], HEADER, 12, &[24]);
     assert_eq!(Begun::parse::<Host>(&short), Err(length));
 }

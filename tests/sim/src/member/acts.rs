@@ -247,7 +247,7 @@ impl Node {
                         Ok(PeerAnswer::Data)
                     }
                     (Kind::Begun, Ok(answer)) => Begun::parse::<Crc>(&answer.bytes)
-                        .map(|begun| PeerAnswer::Begun(begun.seq))
+                        .map(PeerAnswer::Begun)
                         .map_err(|_| Status::Invalid),
                     (_, Ok(_)) => Ok(PeerAnswer::Done),
                 };

@@ -15,7 +15,6 @@ use rmr_engine::admission;
 use rmr_engine::storage::PeerDo;
 use rmr_engine::storage::Verdict;
 use rmr_proto::Ask;
-use rmr_proto::Begun;
 use rmr_proto::DirtyPage;
 use rmr_proto::Header;
 use rmr_proto::Message;
@@ -120,9 +119,9 @@ impl Node {
                     data: [].into(),
                 }
             }
-            Ok(PeerDo::Begun(seq)) => {
+            Ok(PeerDo::Begun(begun)) => {
                 let mut buf = Box::new([0; REPLY_BYTES]);
-                let bytes = Begun { seq }.encode::<Crc>(&mut buf);
+                let bytes = begun.encode::<Crc>(&mut buf);
                 Answer {
                     status: Status::Ok,
                     bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
