@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Everything happens in a Debian 13 root in the cache ($RMR_CACHE, ~/.cache/rmr), which is made on first use;
-# the checkout stays clean. KERNEL= selects the kernel: 7.2, 7.3, an exact release, or empty for the newest.
+# the checkout stays clean. KERNEL= selects the kernel: 7.2, 7.3, an exact release, debug, or empty for the newest.
 
 export KERNEL TESTS SHORT_TESTS
 # A variable that means something else to bash.
@@ -31,7 +31,7 @@ help:
 	@echo 'make root       make the Debian 13 root in which everything is built'
 	@echo 'make clean      remove what was built from this checkout'
 	@echo 'make distclean  remove the whole cache, root and kernels included'
-	@echo 'KERNEL=7.2, KERNEL=7.3 or an exact release selects the kernel, RMR_CACHE=DIR the cache'
+	@echo 'KERNEL=7.2, 7.3, an exact release or debug (KASAN, lockdep ...) selects the kernel, RMR_CACHE=DIR the cache'
 
 .PHONY: demo
 demo:

@@ -22,7 +22,8 @@ lock "${build##*/}"
 
 # The options that a calling make has are not for the kernel's, whose make is another one.
 unset MAKEFLAGS MFLAGS MAKELEVEL
-arguments=()
+# shellcheck disable=SC2207 # words
+arguments=($(cat "$kernel/arguments" 2>/dev/null || true))
 for variable in CLIPPY KRUSTFLAGS V W C; do
 	[ -z "${!variable:-}" ] || arguments+=("$variable=${!variable}")
 done
