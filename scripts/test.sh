@@ -54,15 +54,17 @@ vm_section() {
 		[ -x "$RMR_TOP/tests/vm/$test.sh" ] || die "there is no test $test in tests/vm"
 		scripts+=("$RMR_TOP/tests/vm/$test.sh")
 	done
-	KERNEL=$kernel section "$name" "$RMR_TOP/tests/run" --timeout 1800 --results "$results/$name" "${scripts[@]}" "$@"
+	KERNEL=$kernel section "$name" "$RMR_TOP/tests/run" --timeout "$timeout" --results "$results/$name" "${scripts[@]}" "$@"
 }
 
 # The test modules are for the virtual machines, too.
 export RMR_TESTS=1
 
 # The kernel that finds errors is for the virtual machines alone.
+timeout=1800
 case ${KERNEL:-} in
-*debug) SHORT_TESTS=${SHORT_TESTS:-none} ;;
+*debug)
+	SHORT_TESTS=${SHORT_TESTS:-none} timeout=18000 ;;
 *)
 	section check "$RMR_TOP/scripts/check.sh"
 	# Each of these has the seeds 1 to n: what it finds is found again by the command that it prints.

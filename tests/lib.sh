@@ -158,10 +158,20 @@ equal()
 	[[ $1 == "$2" ]] || fail "${3:-value}: got '$1', wanted '$2'"
 }
 
+# patience SECONDS: how long to wait for what should take that long. A kernel that looks for errors is many times slower.
+patience()
+{
+	local slow=1
+	! grep -q 'version=.*-debug' "$RMR_RUN/config" || slow=10
+	echo $(($1 * slow))
+}
+
 # wait_for SECONDS CMD...: until CMD succeeds. It runs in a subshell, so that a try may fail in any way.
 wait_for()
 {
-	local until=$((SECONDS + $1)) seconds=$1 out
+	local seconds out until
+	seconds=$(patience "$1")
+	until=$((SECONDS + seconds))
 	shift
 	until out=$("$@" 2>&1); do
 		((SECONDS < until)) || fail "not within $seconds s: $*${out:+ (${out##*$'\n'})}"

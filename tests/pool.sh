@@ -33,7 +33,8 @@ backing() {
 
 # within SECONDS VM CMD...: as vm, but a command that takes longer counts as hung.
 within() {
-	local seconds=$1 status=0
+	local seconds status=0
+	seconds=$(patience "$1")
 	timeout "$seconds" "$tests_top/scripts/vm" "${@:2}" || status=$?
 	((status != 124)) || fail "hangs for $seconds s on $2: ${*:3}"
 	return "$status"

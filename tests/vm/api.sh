@@ -28,7 +28,7 @@ pool_without_device() {
 }
 
 api() {
-	sysfs_log client timeout 300 bash -c "echo pool=p > $ctl/run"
+	sysfs_log client timeout "$(patience 300)" bash -c "echo pool=p > $ctl/run"
 }
 
 # sysfs_log VM CMD...: and shows what the module says if it fails.

@@ -19,7 +19,7 @@ unload() {
 echo_test() {
 	local status=0
 	cleanup unload
-	node 1 timeout 300 modprobe rtrs_echo ip="$ip" "$@" || status=1
+	node 1 timeout "$(patience 300)" modprobe rtrs_echo ip="$ip" "$@" || status=1
 	# RTRS says much; a mark in the log may be gone.
 	node 1 'dmesg | grep -F rtrs_echo: | tail -n 60'
 	# modprobe takes it for success if a parameter is wrong.
