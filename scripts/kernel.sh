@@ -211,7 +211,8 @@ make_debug() {
 	make_to "$dir/install.log" -C "$dir/src" O="$build" LOCALVERSION="+${release#*+}" INSTALL_MOD_PATH="$dir/pkg/usr" modules_install
 	cp "$build/arch/x86/boot/bzImage" "$dir/vmlinuz"
 	# What modules of others are built with stays.
-	find "$build" \( -name scripts -o -name tools \) -prune -o -type f \( -name '*.[oa]' -o -name '*.ko' -o -name '*.cmd' -o -name vmlinux \) -delete
+	find "$build" \( -name scripts -o -name tools -o -name include \) -prune -o \
+		-type f \( -name '*.[oa]' -o -name '*.ko' -o -name '*.cmd' -o -name vmlinux \) -exec rm {} +
 }
 
 # The build writes absolute paths into its outputs, so it is done in place; `version` is written last, and
