@@ -52,12 +52,12 @@ cluster()
 # Names of all nodes, of all VMs.
 nodes()
 {
-	(cd "$RMR_RUN" && echo node*)
+	(shopt -s nullglob; cd "$RMR_RUN" && echo node*)
 }
 
 vms()
 {
-	(cd "$RMR_RUN" && echo client* node*)
+	(shopt -s nullglob; cd "$RMR_RUN" && echo client* node*)
 }
 
 # client CMD..., node K CMD..., vm NAME CMD...: as scripts/vm.
