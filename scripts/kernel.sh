@@ -14,10 +14,10 @@
 # It is the stock kernel as packaged, or one built from the same source to find errors: scripts/debug.config.
 #
 # Environment: KERNEL selects the kernel: a series (7.2, 7.3), an exact release (7.3.4+deb13-amd64), or
-# empty for the newest that there is; "debug" or a series with "-debug" (7.2-debug) for the one that finds errors.
-# The archive moves, so what a series means is looked up there, and
-# again after a week, but not needlessly: with the kernel in the cache no network is needed, and if the
-# archive cannot be reached the last answer holds. RMR_REFRESH=1 looks it up now.
+# empty for the newest that there is; "debug", or an exact release of it, for the one that finds errors. The
+# archive moves, so what a series means is looked up there, and again after a week, but not needlessly: with
+# the kernel in the cache no network is needed, and if the archive cannot be reached the last answer holds.
+# RMR_REFRESH=1 looks it up now.
 
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -44,7 +44,7 @@ folder() {
 	amd64)
 		echo "$RMR_CACHE/kernel-$release-$(key "$basis" "$version")" ;;
 	debug)
-		echo "$RMR_CACHE/kernel-${release%amd64}debug-$(key "$basis" "$version" "$RMR_TOP/scripts/debug.config")" ;;
+		echo "$RMR_CACHE/kernel-${release%amd64}debug-$(key "$basis" "$version" "$(grep ^CONFIG "$RMR_TOP/scripts/debug.config")")" ;;
 	esac
 }
 
@@ -199,7 +199,8 @@ make_debug() {
 	mkdir "$build"
 	echo "LLVM=1" >"$dir/arguments"
 	make_to "$dir/config.log" -C "$dir/src" O="$build" tinyconfig
-	(cd "$build" && "$dir/src/scripts/kconfig/merge_config.sh" -m -O . .config "$RMR_TOP/scripts/debug.config") >"$dir/config.log" 2>&1
+	(cd "$build" && "$dir/src/scripts/kconfig/merge_config.sh" -m -O . .config "$RMR_TOP/scripts/debug.config") >"$dir/config.log" 2>&1 ||
+		die "scripts/debug.config cannot be merged, see $dir/config.log"
 	make_to "$dir/config.log" -C "$dir/src" O="$build" olddefconfig
 	while read -r option; do
 		case $option in
