@@ -136,6 +136,12 @@ impl EpochRecord {
         })
     }
 
+    /// Number of the version whose write to the place `at` has begun, though it may not have come to its end. Nothing
+    /// but the number is to be believed, and that only if it is near to what counts.
+    pub fn begun(store: Uuid, at: Place, bytes: &[u8]) -> Option<u64> {
+        record::begun(RecordKind::Epoch, store, at, bytes)
+    }
+
     fn check(&self) -> Result<(), RecordError> {
         if !self.bitmaps.intersection(self.all_dirty).is_empty() {
             return Err(RecordError::Field("set of bitmaps"));

@@ -340,6 +340,19 @@ pub fn relocate<C: Crc32c>(
     Ok(())
 }
 
+/// Number of the version whose write to the place `at` has begun, if the first sector there is the first one of such a record
+/// of `store`: also when the rest was not written, so that the record does not count.
+pub(crate) fn begun(kind: RecordKind, store: Uuid, at: Place, bytes: &[u8]) -> Option<u64> {
+    let (frame, _) = RawFrame::ref_from_prefix(bytes).ok()?;
+    let ours = frame.magic == MAGIC
+        && frame.format.get() == FORMAT
+        && frame.kind.get() == kind as u16
+        && frame.offset.get() == at.offset
+        && frame.copy.get() == at.copy
+        && frame.store == store.0;
+    ours.then(|| frame.sequence.get())
+}
+
 /// Checks a record up to its body, of which `B` is the begin and the rest zero.
 pub(crate) fn open<C: Crc32c, B: FromBytes + KnownLayout + Immutable>(
     kind: RecordKind,

@@ -75,6 +75,10 @@ pub trait Reader {
 /// copies are not read, so their last version is not known. A page is not written so often in one run.
 const STARTS_SHIFT: u32 = 32;
 
+/// How many versions a write of the epoch record that was begun may be ahead of what counts: more than can be, and not so many
+/// that numbers could run out.
+const MAX_BEGUN: u64 = 1 << 32;
+
 /// A record on disk.
 #[derive(Clone, Copy, Default, Hash)]
 struct Version {
@@ -281,7 +285,14 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         let [copy0, copy1] = copies;
         let newest = EpochRecord::newest::<C>(self.store, places, [&copy0[..], &copy1[..]])
             .map_err(|why| StartError::Lost(RecordId::Epoch, why))?;
-        self.epoch = Version::found(newest.sequence, newest.rewrite);
+        // The rest of a version that was torn may yet be completed, by a write that is torn, too: then there must be no
+        // other one of its number. Of what is not near the sequence was damaged.
+        let begun = [(places[0], &copy0[..]), (places[1], &copy1[..])]
+            .into_iter()
+            .filter_map(|(place, copy)| EpochRecord::begun(self.store, place, copy))
+            .filter(|begun| begun.saturating_sub(newest.sequence) <= MAX_BEGUN)
+            .fold(newest.sequence, u64::max);
+        self.epoch = Version::found(begun, newest.rewrite);
         Ok(memory.boxed(|| newest.record)?)
     }
 
@@ -618,6 +629,54 @@ mod tests {
         let offset = records.first(at, &epoch(), &log, &bitmaps, &list(), &mut page);
         disk.0.insert(offset.unwrap(), page);
         assert!(read(disk).unwrap().record.suspect_all);
+    }
+
+    /// A version of the epoch record is torn; of the next one the first copy is lost; a third one is torn, and completes the
+    /// first one. There must not be two with one number.
+    #[test]
+    fn a_torn_version_is_completed() {
+        const SECTOR: usize = 512;
+        let (_, mut disk) = written();
+        let (log, bitmaps, list) = (Log::new(&HostMemory, 8).unwrap(), bitmaps(), list());
+        let started = |disk: &mut Disk| {
+            let mut records = records();
+            let mut copies = [[0; RECORD_BYTES]; 2];
+            records
+                .read_epoch(&HostMemory, disk, &mut copies)
+                .map(|record| (records, record))
+        };
+        // The last member is in another sector than the incarnation.
+        let of = |run: u8| {
+            let mut config = epoch().installed.unwrap();
+            config.members[MAX_MEMBERS - 1] = Some(Uuid([run; 16]));
+            EpochRecord {
+                incarnation: Incarnation(run.into()),
+                installed: Some(config),
+                ..epoch()
+            }
+        };
+        // A start that writes these sectors of the first copy, and then dies, or does not.
+        let write = |disk: &mut Disk, run, part: fn(usize) -> bool, dies: bool| {
+            let (mut records, _) = started(disk).unwrap();
+            let mut page = [0; RECORD_BYTES];
+            let which = RecordId::Epoch;
+            let first = records.first(which, &of(run), &log, &bitmaps, &list, &mut page);
+            let copy = disk.0.get_mut(&first.unwrap()).unwrap();
+            let sectors = copy.chunks_mut(SECTOR).zip(page.chunks(SECTOR));
+            for (_, (old, new)) in sectors.enumerate().filter(|(n, _)| part(*n)) {
+                old.copy_from_slice(new);
+            }
+            if !dies {
+                let second = records.second(which, &mut page).unwrap();
+                disk.0.insert(second, page);
+            }
+        };
+        write(&mut disk, 2, |sector| sector == 0, true);
+        write(&mut disk, 3, |_| false, false);
+        write(&mut disk, 2, |sector| sector > 0, true);
+        let (records, record) = started(&mut disk).unwrap();
+        assert_eq!(*record, of(3));
+        assert_eq!(records.epoch.sequence, 3);
     }
 
     /// A page that did not count when the store was read gets a version above all before: otherwise what is left of an

@@ -286,6 +286,30 @@ fn pick_newest_of_all_pairs() {
     }
 }
 
+#[test]
+fn begun_is_what_the_first_sector_says() {
+    let at = AT[1];
+    let mut bytes = encode(&sample(1), 5, at);
+    bytes[512..].fill(0xee);
+    assert!(parse(at, &bytes).is_err());
+    let begun = |store, at, bytes: &[u8]| EpochRecord::begun(store, at, bytes);
+    assert_eq!(begun(STORE, at, &bytes), Some(5));
+    assert_eq!(begun(Uuid([9; 16]), at, &bytes), None);
+    assert_eq!(begun(STORE, AT[0], &bytes), None);
+    let moved = Place {
+        offset: at.offset + 4096,
+        ..at
+    };
+    assert_eq!(begun(STORE, moved, &bytes), None);
+    assert_eq!(begun(STORE, at, &bytes[..40]), None);
+    assert_eq!(begun(STORE, at, &[0; RECORD_BYTES]), None);
+    // Magic, kind, format.
+    for byte in [0, 8, 10] {
+        let other = forged(&bytes, 0, byte, &[0xee]);
+        assert_eq!(begun(STORE, at, &other), None, "byte {byte}");
+    }
+}
+
 proptest! {
     #[test]
     fn round_trip(record in any_record(), sequence: u64, offset: u64, copy in 0u16..2) {
