@@ -518,7 +518,7 @@ impl<M: Memory> Coordinator<M> {
             if let Some(status) = data.failure(view.ticket) {
                 return Onward::End(status);
             }
-            if view.op == Op::Read && !view.writes() {
+            if view.op == Op::Read {
                 if view.pending.is_subset(in_sync) {
                     return Onward::Pending(view.pending);
                 }

@@ -405,7 +405,7 @@ impl<M: Memory> Coordinator<M> {
         if self.leave || !self.dropping.is_empty() || self.write_failed {
             return self.begin_drop(turn);
         }
-        let busy = |view: View| view.op != Op::Read || view.writes();
+        let busy = |view: View| view.op != Op::Read;
         if turn.data.views().any(busy) && !on(Bug::NoDrain) {
             if turn.now >= until {
                 match change.goal {

@@ -88,7 +88,7 @@ impl<M: Memory> Coordinator<M> {
         if !active {
             return;
         }
-        let is_read = view.op == Op::Read && !view.writes();
+        let is_read = view.op == Op::Read;
         let now = turn.now;
         match class(cause) {
             Class::Older => self.send_again(ticket, id, turn),
@@ -174,7 +174,7 @@ impl<M: Memory> Coordinator<M> {
         }
     }
 
-    /// Sends what is stalled where it can be sent. False, for convenience: there is nothing to do afterwards.
+    /// Sends what is stalled where it can be sent; what then waits for a connection is due as soon as there is one. False, for convenience: there is nothing to do afterwards.
     pub(super) fn retry(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if turn.now < self.retry_at {
             return false;
@@ -185,14 +185,13 @@ impl<M: Memory> Coordinator<M> {
             .config
             .as_ref()
             .map_or(MemberSet::EMPTY, |config| config.in_sync);
-        let mut waits = false;
         for view in turn.data.views() {
             let stalled = view.stalled.intersection(view.pending);
             if stalled.is_empty() || view.failed {
                 continue;
             }
             let targets = stalled.intersection(up);
-            if view.op == Op::Read && !view.writes() && targets.is_empty() {
+            if view.op == Op::Read && targets.is_empty() {
                 if let Some(other) = in_sync.intersection(up).iter().next() {
                     if let Some(sending) = turn.data.redirect(view.ticket, other) {
                         turn.out.act(Action::Resend(sending));
@@ -200,7 +199,6 @@ impl<M: Memory> Coordinator<M> {
                     continue;
                 }
             }
-            waits |= !stalled.is_subset(targets);
             for id in targets {
                 turn.data.stall(view.ticket, id, false);
             }
@@ -209,9 +207,6 @@ impl<M: Memory> Coordinator<M> {
                     turn.out.act(Action::Resend(sending));
                 }
             }
-        }
-        if waits {
-            self.retry_at = turn.now.after(50 * MILLISECOND);
         }
         false
     }
