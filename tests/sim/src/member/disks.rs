@@ -112,13 +112,16 @@ impl Node {
         self.diverged = installed.is_some_and(|installed| !config.follows(installed));
     }
 
-    /// Whether what is installed is of another history than this configuration.
+    /// Whether what is installed is of another history than this configuration; not if it goes on from there, by a forced
+    /// start that did not come to its end.
     pub fn is_of_another_history(&self, config: &Config) -> bool {
         let installed = self
             .image
             .record()
             .and_then(|record| record.installed.as_ref());
-        installed.is_some_and(|installed| installed.history != config.history)
+        installed.is_some_and(|installed| {
+            installed.history != config.history && !installed.follows(config)
+        })
     }
 
     /// Whether it has gone further in a history that the pool has given up.
