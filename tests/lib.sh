@@ -228,6 +228,9 @@ run_test()
 	if ((status == 0)) && ! cluster check-logs "$mark" >> "$log"; then
 		status=1
 	fi
+	if ((status != 0 && status != 4)); then
+		cluster show-logs "$mark" >> "$log"
+	fi
 	if ((status != 0 && status != 4)) || [[ -n ${V-} ]]; then
 		sed 's/^/# /' "$log"
 	fi
