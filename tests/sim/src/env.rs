@@ -52,6 +52,8 @@ pub enum Event {
     Restore(u8),
     /// A member that was kept out on purpose may come back.
     Admit(u8),
+    /// The resync of a member that was paused may go on.
+    GoOn(u8),
     /// The administrator looks after the pool.
     Tend,
     /// All faults are over.

@@ -406,6 +406,19 @@ impl Node {
     /// No more faults.
     pub fn heal(&mut self, env: &mut Env) {
         self.device.heal(env.now());
+        self.pause_resync(env, false);
+    }
+
+    /// The administrator wants its resync to wait, or to go on. Until it starts anew.
+    pub fn pause_resync(&mut self, env: &mut Env, pause: bool) {
+        let Some(engine) = self.engine() else {
+            return;
+        };
+        if engine.hot.resync_is_paused() != pause {
+            engine.hot.pause_resync(pause);
+            env.line(&self.host, format_args!("its resync is paused: {pause}"));
+            self.tell(env, Todo::Heard);
+        }
     }
 
     /// A fault of the disk.

@@ -274,6 +274,7 @@ impl World {
                     self.command(Admin::Maintenance(id, false));
                 }
             }
+            Event::GoOn(member) => self.pause_resync(member, false),
             Event::Heal => self.heal(),
             Event::Look => self.look(),
         }
@@ -850,15 +851,29 @@ impl World {
         let Some(id) = MemberId::new(member.into()) else {
             return;
         };
-        match random.below(5) {
+        match random.below(7) {
             0 => self.command(Admin::OnNoData(OnNoData::Error)),
             1 => self.command(Admin::OnNoData(OnNoData::Suspend)),
             2 => self.command(Admin::Add(id)),
             3 => self.command(Admin::Invalidate(id)),
+            4 => {
+                let longest = self.env.plan.io_timeout;
+                self.command(Admin::IoTimeout(random.between(longest / 4, longest)));
+            }
+            5 => {
+                self.pause_resync(member, true);
+                self.env.queue.after(span, Event::GoOn(member));
+            }
             _ => {
                 self.command(Admin::Maintenance(id, true));
                 self.env.queue.after(span, Event::Admit(member));
             }
+        }
+    }
+
+    fn pause_resync(&mut self, member: u8, pause: bool) {
+        if let Some(node) = self.nodes.get_mut(&member) {
+            node.pause_resync(&mut self.env, pause);
         }
     }
 
