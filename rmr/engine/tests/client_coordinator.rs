@@ -68,6 +68,8 @@ struct Member {
     merged: Vec<Mark>,
     /// The watermark that a ping said last.
     heard: Seq,
+    /// Whom the last promise was to fence.
+    fences: Option<Fences>,
     /// Answers this, once, to the next message of a kind.
     answer: Option<(Kind, Status)>,
     /// Does not answer messages of this kind.
@@ -103,6 +105,7 @@ impl Member {
             suspects: vec![],
             merged: vec![],
             heard: Seq::NONE,
+            fences: None,
             answer: None,
             mute: None,
         }
@@ -117,6 +120,7 @@ impl Member {
                 fences,
             } => {
                 assert_ne!(*fences, Fences::Dead, "all here ask for takeover");
+                self.fences = Some(*fences);
                 let other = generation.nonce != self.report.promised.nonce;
                 if *fences == Fences::Nobody && other {
                     return (Kind::Promise, Status::StaleGeneration);
@@ -195,6 +199,7 @@ struct World {
     now: Time,
     nonce: u64,
     equal: bool,
+    io_timeout: u64,
     coordinator: Coordinator<HostMemory>,
     data: Data<HostMemory>,
     shell: Shell,
@@ -289,6 +294,7 @@ impl World {
             now: Time(SECOND),
             nonce: 7,
             equal: true,
+            io_timeout: 4 * SECOND,
             coordinator: Coordinator::new(HostMemory).unwrap(),
             data: Data::new(&HostMemory, 16).unwrap(),
             shell: Shell {
@@ -325,7 +331,7 @@ impl World {
             members,
             equal: self.equal,
             quorum,
-            io_timeout: 4 * SECOND,
+            io_timeout: self.io_timeout,
             on_no_data: OnNoData::Suspend,
             takeover: true,
             max_backoff: 60 * SECOND,
@@ -826,10 +832,13 @@ fn all_lost() -> (World, Ticket) {
 #[test]
 fn one_of_those_in_sync_is_enough() {
     let (mut world, ticket) = all_lost();
+    assert_eq!(world.member(2).fences, Some(Fences::Alive));
     world.find(2);
     world.run(SECOND);
     assert_eq!(world.coordinator.state(), State::Serving);
     assert_eq!(world.config().in_sync, set(&[2]));
+    // Not if another client has begun with it.
+    assert_eq!(world.member(2).fences, Some(Fences::Nobody));
     assert_eq!(world.shell.out, [(ticket, id(2))]);
     assert_eq!(world.ack(ticket, 2, Status::Ok), Ack::Complete(Status::Ok));
     // The others come back as members that missed something.
@@ -856,6 +865,22 @@ fn all_are_waited_for_for_a_while() {
     world.run(400 * MILLISECOND);
     assert_eq!(world.coordinator.state(), State::Serving);
     assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
+}
+
+#[test]
+fn nobody_waits_for_all_longer_than_requests_may() {
+    let mut world = World::new(3);
+    world.io_timeout = SECOND;
+    world.open(Quorum::Off);
+    for n in 1..=3 {
+        world.cut(n);
+    }
+    world.run(300 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Held);
+    world.find(2);
+    world.run(900 * MILLISECOND);
+    assert_eq!(world.coordinator.state(), State::Serving);
+    assert_eq!(world.config().in_sync, set(&[2]));
 }
 
 /// Member 1 was in sync alone, 2 was promoted, and 1 has not heard of it: it could start alone. So it has what comes next

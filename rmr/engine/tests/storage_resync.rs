@@ -1070,6 +1070,10 @@ fn one_change_at_a_time() {
     member.event(now, ask(3), shared, &mut queue);
     let busy = |todo: Option<Todo>| matches!(todo, Some(Todo::Reply(Status::Busy, ..)));
     assert!(busy(queue.todo.pop_front()));
+    // Nor does anything overtake the promise.
+    let marks = |call: u64| Event::Merge { call, message };
+    member.event(now, marks(5), shared, &mut queue);
+    assert!(busy(queue.todo.pop_front()));
     // Now the promise is under way.
     let drains = |todo: Todo| matches!(todo, Todo::Event(Own::Drained));
     let mut written = 0;
@@ -1080,6 +1084,113 @@ fn one_change_at_a_time() {
     }
     member.event(now, ask(4), shared, &mut queue);
     assert!(busy(queue.todo.pop_front()));
+    member.event(now, marks(6), shared, &mut queue);
+    assert!(busy(queue.todo.pop_front()));
+}
+
+/// A promise is not stable before what was pulled is written.
+#[test]
+fn a_promise_waits_for_what_was_pulled() {
+    let mut world = behind();
+    let asked = |world: &World| {
+        let wanted = world.nodes[1].sent.front();
+        wanted.is_some_and(|(.., wanted)| matches!(wanted, Wanted::Pull(..)))
+    };
+    while !asked(&world) {
+        world.answer(1);
+    }
+    let node = &mut world.nodes[1];
+    let to = node.target();
+    let (call, ..) = node.sent.pop_front().unwrap();
+    let mut queue = Queue {
+        pages: &mut node.pages,
+        todo: VecDeque::new(),
+    };
+    let (member, shared, now) = (&mut node.member, &node.shared, node.now);
+    let result = Ok(PeerAnswer::Data);
+    member.event(now, Event::PeerReply { call, result }, shared, &mut queue);
+    let written = queue.todo.drain(..).find_map(|todo| match todo {
+        Todo::Event(Own::Written(call, _)) => Some(call),
+        _ => None,
+    });
+    let call = written.expect("it is written");
+    let message = &Control::Promise {
+        to,
+        generation: Generation {
+            number: 2,
+            nonce: 1,
+        },
+        fences: Fences::Alive,
+    };
+    let ask = Event::Control {
+        call: 1,
+        message,
+        other_alive: false,
+    };
+    member.event(now, ask, shared, &mut queue);
+    let drains = |todo: Todo| matches!(todo, Todo::Event(Own::Drained));
+    assert!(queue.todo.drain(..).any(drains));
+    let flushes = |todo: Todo| matches!(todo, Todo::Event(Own::Flushed));
+    member.event(now, Event::Drained, shared, &mut queue);
+    assert!(!queue.todo.drain(..).any(flushes), "it is being written");
+    let result = Ok(());
+    member.event(now, Event::PullWritten { call, result }, shared, &mut queue);
+    assert!(queue.todo.drain(..).any(flushes));
+}
+
+/// Requests are refused while a promise is under way, but not while what they were sent under is being installed: soon they are not
+/// too new.
+#[test]
+fn requests_during_a_change() {
+    let mut world = World::new(2);
+    let mut config = world.config.clone();
+    config.epoch = Epoch(2);
+    let node = &mut world.nodes[1];
+    let to = node.target();
+    let header = Header {
+        pool: POOL,
+        member: id(1),
+        incarnation: node.member.incarnation(),
+        generation: GENERATION,
+        epoch: Epoch(2),
+        watermark: Seq::NONE,
+    };
+    let install = Control::Install {
+        to,
+        config,
+        assign: false,
+        joins: true,
+        discard: false,
+    };
+    let promise = Control::Promise {
+        to,
+        generation: GENERATION,
+        fences: Fences::Alive,
+    };
+    for (message, refused) in [(&promise, Some(Status::InstallFirst)), (&install, None)] {
+        let mut queue = Queue {
+            pages: &mut node.pages,
+            todo: VecDeque::new(),
+        };
+        let ask = Event::Control {
+            call: 1,
+            message,
+            other_alive: false,
+        };
+        let (member, shared, now) = (&mut node.member, &node.shared, node.now);
+        member.event(now, ask, shared, &mut queue);
+        assert_eq!(member.not_serving(&header), refused);
+        // It goes on to its end.
+        while let Some(todo) = queue.todo.pop_front() {
+            let event = match todo {
+                Todo::Event(Own::Meta) => Event::MetaDone(Ok(())),
+                Todo::Event(Own::Drained) => Event::Drained,
+                Todo::Event(Own::Flushed) => Event::Flushed(Ok(())),
+                _ => continue,
+            };
+            member.event(now, event, shared, &mut queue);
+        }
+    }
 }
 
 /// A store belongs to the pool that it was given, and is given one once.

@@ -182,11 +182,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                     return true;
                 }
                 // What was pulled is still being written.
-                if plan.is_change()
-                    && plan.goal != Goal::Merge
-                    && self.serving.is_none()
-                    && self.resync.writing()
-                {
+                if plan.is_change() && self.serving.is_none() && self.resync.writing() {
                     return false;
                 }
             }
