@@ -51,6 +51,7 @@ use rmr_proto::Run;
 use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::Target;
+use rmr_proto::UnreadablePage;
 use rmr_proto::Uuid;
 use rmr_proto::LOG_PAGES;
 use rmr_proto::MAX_MEMBERS;
@@ -189,7 +190,10 @@ struct Node {
     pulled: BTreeMap<u64, u64>,
     reply: Option<(Status, Vec<Run>, Option<Progress>)>,
     flushes: usize,
-    /// What comes of writes of its metadata.
+    /// What comes of flushes of its disk.
+    flushed: Status,
+    /// Writes of its metadata, and what comes of them.
+    records: usize,
     metadata: Status,
     failed: Option<Status>,
     now: Time,
@@ -246,6 +250,8 @@ impl Node {
             pulled: BTreeMap::new(),
             reply: None,
             flushes: 0,
+            flushed: Status::Ok,
+            records: 0,
             metadata: Status::Ok,
             failed: None,
             now: Time(0),
@@ -263,11 +269,14 @@ impl Node {
         self.member.event(self.now, event, &self.shared, &mut queue);
         while let Some(todo) = queue.todo.pop_front() {
             let event = match todo {
-                Todo::Event(Own::Meta) => Event::MetaDone(self.metadata.result()),
+                Todo::Event(Own::Meta) => {
+                    self.records += 1;
+                    Event::MetaDone(self.metadata.result())
+                }
                 Todo::Event(Own::Drained) => Event::Drained,
                 Todo::Event(Own::Flushed) => {
                     self.flushes += 1;
-                    Event::Flushed(Ok(()))
+                    Event::Flushed(self.flushed.result())
                 }
                 Todo::Event(Own::Written(call, offset)) => {
                     self.data[(offset / CHUNK) as usize] = self.pulled.remove(&call).unwrap();
@@ -294,7 +303,6 @@ impl Node {
                     }
                 }
                 Todo::Failed(status) => {
-                    assert_eq!(self.metadata, status);
                     self.failed = Some(status);
                     continue;
                 }
@@ -1362,9 +1370,11 @@ fn what_a_promise_reports() {
     world.promise(1);
     assert_eq!(reported(&world), [Run::new(0, 64), Run::new(64, 64)]);
     assert_eq!(suspect(&world), (0..128).collect::<Vec<_>>());
-    // Who carried them elsewhere installs it.
+    // Who carried them elsewhere installs it. It does not count on what it has of them itself.
     let (rest, back) = (world.others(1), MemberSet::only(id(1)));
     assert_eq!(world.install(rest, back, back), Status::Ok);
+    let node = &world.nodes[1];
+    assert!((0..CHUNKS).all(|chunk| node.shared.dirty(id(1), chunk) == (chunk < 128)));
     world.ping(1);
     assert_eq!(reported(&world), []);
     world.promise(1);
@@ -1436,6 +1446,37 @@ fn metadata_that_cannot_be_written() {
         message: &message,
     });
     assert_eq!(node.reply.as_ref().unwrap().0, Status::Io);
+    assert_eq!(node.failed, None);
+}
+
+/// What was acknowledged may be gone: the member must not go on as if it were not.
+#[test]
+fn a_flush_that_fails() {
+    // One of its own.
+    let mut world = World::new(2);
+    let node = &mut world.nodes[1];
+    let promise = Control::Promise {
+        to: node.target(),
+        generation: Generation {
+            number: 2,
+            nonce: 2,
+        },
+        fences: Fences::Alive,
+    };
+    node.flushed = Status::Medium;
+    assert_eq!(node.control(&promise), Status::Io);
+    assert_eq!(node.failed, Some(Status::Medium));
+    // One of a client.
+    let node = &mut world.nodes[0];
+    let shared = &node.shared;
+    assert_eq!(
+        shared.end_flush(shared.begin_flush(), Status::Io),
+        Status::Io
+    );
+    node.event(Event::Heard);
+    assert_eq!(node.failed.take(), Some(Status::Io));
+    // Once.
+    node.event(Event::Heard);
     assert_eq!(node.failed, None);
 }
 
@@ -1584,6 +1625,34 @@ fn a_failed_write_and_a_full_log() {
     assert!(world.nodes[0].flushes > 0);
 }
 
+/// An extent stays in the log for as long as there is room.
+#[test]
+fn a_log_that_is_not_full() {
+    let mut world = World::new(1);
+    world.write(0);
+    world.write(1);
+    let node = &world.nodes[0];
+    let stable = node.shared.end_flush(node.shared.begin_flush(), Status::Ok);
+    assert_eq!(stable, Status::Ok);
+    world.ping(0);
+    world.write(64);
+    let records = world.nodes[0].records;
+    world.write(0);
+    assert_eq!(world.nodes[0].records, records);
+}
+
+/// Nobody puts a member in sync that has everything but a write that failed.
+#[test]
+fn a_failed_write_while_catching_up() {
+    let mut world = behind();
+    assert_eq!(world.nodes[0].progress(), Progress::Ready);
+    world.ping(1);
+    while world.answer(1) || world.nodes[1].progress() != Progress::Ready {}
+    world.status = Status::Medium;
+    world.write(5);
+    assert_ne!(world.nodes[1].progress(), Progress::Ready);
+}
+
 /// R17: what no member can read does not keep a member out of sync; it is answered as unreadable, also to members and after
 /// a restart, until it is written. All else is there.
 #[test]
@@ -1618,8 +1687,12 @@ fn what_nobody_can_read() {
     world.take_back(0);
     assert_eq!(world.read(0, last), Err(Status::Medium));
     assert_eq!(world.read(0, first), Ok(()));
-    // It is not forgotten, nor is what was written since.
+    // It is not forgotten, nor is what was written since; of the list there are two copies again.
+    let [_, copy] = Layout::compute(1 << 40, geometry()).unwrap().unreadable();
+    world.nodes[2].pages.insert(copy.offset, [0xff; 4096]);
     world.crash(2);
+    let again = &world.nodes[2].pages[&copy.offset];
+    assert!(UnreadablePage::parse::<Crc>(store(2), copy, again).is_ok());
     world.take_back(2);
     assert_eq!(unreadable(&world), [last]);
     assert!(world.nodes[2].shared.unreadable().eq([BadBlock {
