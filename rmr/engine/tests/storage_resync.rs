@@ -1643,6 +1643,65 @@ fn a_log_that_is_not_full() {
     assert_eq!(world.nodes[0].records, records);
 }
 
+/// What is clean is stable, and nobody reads from a member that has clean chunks only.
+#[test]
+fn clean_means_stable() {
+    let mut world = behind();
+    world.ping(1);
+    let dirty = |world: &World| {
+        let chunks = (0..CHUNKS).filter(|chunk| world.nodes[1].shared.dirty(id(1), *chunk));
+        chunks.count() as u64
+    };
+    let mut wait = |all: bool| {
+        while (dirty(&world) == CHUNKS) != all {
+            assert_eq!(world.read(1, 0), Err(Status::Dirty));
+            world.answer(1);
+        }
+        world.nodes[1].flushes
+    };
+    // First it has to hear what it missed.
+    let before = wait(true);
+    assert!(wait(false) > before);
+    while world.answer(1) || world.nodes[1].progress() != Progress::Ready {}
+    assert_eq!(world.read(1, 0), Err(Status::Dirty));
+    assert_eq!(world.read(0, 0), Ok(()));
+}
+
+/// A write that was given up before it began is begun when it comes again, and whoever waited for it asks again.
+#[test]
+fn a_write_that_was_not_begun() {
+    let mut world = World::new(1);
+    world.write(0);
+    let node = &world.nodes[0];
+    let header = Header {
+        pool: POOL,
+        member: id(0),
+        incarnation: node.member.incarnation(),
+        generation: GENERATION,
+        epoch: world.config.epoch,
+        watermark: Seq(1),
+    };
+    let request = Request {
+        op: Op::Write,
+        flags: Flags::EMPTY,
+        seq: Seq(2),
+        offset: 0,
+        len: 4096,
+        data_offset: 0,
+    };
+    let serving = node.serving.unwrap();
+    let write = |copy: u64| {
+        let busy = |_| panic!("nobody waits");
+        node.shared.write(&serving, &header, &request, copy, busy)
+    };
+    assert!(matches!(write(1), Verdict::Execute));
+    assert!(matches!(write(2), Verdict::Join));
+    let mut waited = Vec::new();
+    node.shared.abandon(request.seq, |copy| waited.push(copy));
+    assert_eq!(waited, [2]);
+    assert!(matches!(write(3), Verdict::Execute));
+}
+
 /// Nobody puts a member in sync that has everything but a write that failed.
 #[test]
 fn a_failed_write_while_catching_up() {
