@@ -302,6 +302,8 @@ mod tests {
         assert!(list.written(5 * BLOCK, 512) && list.any_pending());
         assert!(list.is_pending(5 * BLOCK, BLOCK) && !list.is_pending(5 * BLOCK + 512, BLOCK));
         assert!(list.covers(5 * BLOCK, 512));
+        // Twice, which is no difference.
+        assert!(list.written(5 * BLOCK, 512) && list.is_pending(5 * BLOCK, BLOCK));
         list.begin_leaving();
         // What comes meanwhile is for the next time.
         assert!(list.written(5 * BLOCK + 512, 512));

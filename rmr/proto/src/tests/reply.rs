@@ -407,12 +407,12 @@ fn begun_on_the_wire() {
     let busy = Status::Busy.wire();
     assert_eq!(with(20, &busy.to_le_bytes()), Err(WireError::Status(busy)));
     let length = WireError::Length {
-        said: 24,
+        said: 32,
         right: 40,
     };
     for reserved in [HEADER + 8, HEADER + 12] {
         assert_eq!(with(reserved, &[2]), Err(WireError::Reserved));
     }
-    let short = forged(&expected[..HEADER], HEADER, 12, &[24]);
+    let short = forged(&expected[..HEADER + 8], HEADER, 12, &[32]);
     assert_eq!(Begun::parse::<Host>(&short), Err(length));
 }
