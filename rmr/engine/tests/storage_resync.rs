@@ -1643,6 +1643,69 @@ fn a_log_that_is_not_full() {
     assert_eq!(world.nodes[0].records, records);
 }
 
+/// An answer about what was pulled before marks came says nothing about what is pulled since.
+#[test]
+fn an_answer_from_before_marks() {
+    let mut world = behind();
+    world.ping(1);
+    let question = |world: &mut World| {
+        let since = world.nodes[1].now;
+        // Not so long that the answer is given up.
+        while world.nodes[1].now.since(since) < 4_000_000_000 {
+            if let Some((call, .., Wanted::Begun)) = world.nodes[1].sent.front() {
+                return Some(*call);
+            }
+            world.answer(1);
+        }
+        None
+    };
+    let late = question(&mut world).unwrap();
+    world.nodes[1].sent.pop_front();
+    let marks = &[Mark::new(Run::new(0, 1), MemberSet::only(id(1)))];
+    let message = &Merge {
+        to: world.nodes[1].target(),
+        generation: GENERATION,
+        marks,
+    };
+    world.nodes[1].event(Event::Merge { call: 1, message });
+    assert!(question(&mut world).is_some_and(|call| call != late));
+    let begun = Begun {
+        seq: Seq::NONE,
+        reads: false,
+    };
+    world.nodes[1].event(Event::PeerReply {
+        call: late,
+        result: Ok(PeerAnswer::Begun(begun)),
+    });
+    assert!((0..CHUNKS).all(|chunk| world.nodes[1].shared.dirty(id(1), chunk)));
+    while world.answer(1) || world.nodes[1].progress() != Progress::Ready {}
+    assert_eq!(world.nodes[1].data, world.truth);
+}
+
+/// Nor is a chunk that cannot be read gone on with after that.
+#[test]
+fn unreadable_after_marks() {
+    let mut world = behind();
+    world.ping(1);
+    let call = loop {
+        match world.nodes[1].sent.front() {
+            Some((call, .., Wanted::Pull(..))) => break *call,
+            _ => world.answer(1),
+        };
+    };
+    world.nodes[1].sent.clear();
+    let marks = &[Mark::new(Run::new(0, 1), MemberSet::only(id(1)))];
+    let message = &Merge {
+        to: world.nodes[1].target(),
+        generation: GENERATION,
+        marks,
+    };
+    world.nodes[1].event(Event::Merge { call: 1, message });
+    let result = Err(Status::Medium);
+    world.nodes[1].event(Event::PeerReply { call, result });
+    assert!(world.nodes[1].sent.is_empty());
+}
+
 /// What is clean is stable, and nobody reads from a member that has clean chunks only.
 #[test]
 fn clean_means_stable() {
