@@ -599,6 +599,18 @@ impl World {
         self.config.table().without(id(of))
     }
 
+    /// The client tells a member that it missed chunk 0.
+    fn mark(&mut self, of: usize) {
+        let node = &mut self.nodes[of];
+        let marks = &[Mark::new(Run::new(0, 1), MemberSet::only(id(of)))];
+        let message = &Merge {
+            to: node.target(),
+            generation: GENERATION,
+            marks,
+        };
+        node.event(Event::Merge { call: 1, message });
+    }
+
     fn ping(&mut self, of: usize) {
         let node = &mut self.nodes[of];
         let ping = Control::Ping {
@@ -1661,13 +1673,7 @@ fn an_answer_from_before_marks() {
     };
     let late = question(&mut world).unwrap();
     world.nodes[1].sent.pop_front();
-    let marks = &[Mark::new(Run::new(0, 1), MemberSet::only(id(1)))];
-    let message = &Merge {
-        to: world.nodes[1].target(),
-        generation: GENERATION,
-        marks,
-    };
-    world.nodes[1].event(Event::Merge { call: 1, message });
+    world.mark(1);
     assert!(question(&mut world).is_some_and(|call| call != late));
     let begun = Begun {
         seq: Seq::NONE,
@@ -1694,13 +1700,7 @@ fn unreadable_after_marks() {
         };
     };
     world.nodes[1].sent.clear();
-    let marks = &[Mark::new(Run::new(0, 1), MemberSet::only(id(1)))];
-    let message = &Merge {
-        to: world.nodes[1].target(),
-        generation: GENERATION,
-        marks,
-    };
-    world.nodes[1].event(Event::Merge { call: 1, message });
+    world.mark(1);
     let result = Err(Status::Medium);
     world.nodes[1].event(Event::PeerReply { call, result });
     assert!(world.nodes[1].sent.is_empty());
