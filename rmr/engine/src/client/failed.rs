@@ -174,7 +174,8 @@ impl<M: Memory> Coordinator<M> {
         }
     }
 
-    /// Sends what is stalled where it can be sent; what then waits for a connection is due as soon as there is one. False, for convenience: there is nothing to do afterwards.
+    /// Sends what is stalled where it can be sent; what then waits for a connection is due as soon as there is one. False, for
+    /// convenience: there is nothing to do afterwards.
     pub(super) fn retry(&mut self, turn: &mut Turn<'_, M>) -> bool {
         if turn.now < self.retry_at {
             return false;

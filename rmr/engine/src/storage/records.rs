@@ -286,7 +286,7 @@ impl<M: Memory, C: Crc32c> Records<M, C> {
         let newest = EpochRecord::newest::<C>(self.store, places, [&copy0[..], &copy1[..]])
             .map_err(|why| StartError::Lost(RecordId::Epoch, why))?;
         // The rest of a version that was torn may yet be completed, by a write that is torn, too: then there must be no
-        // other one of its number. Of what is not near the sequence was damaged.
+        // other one of its number. A number that is not near was damaged.
         let begun = [(places[0], &copy0[..]), (places[1], &copy1[..])]
             .into_iter()
             .filter_map(|(place, copy)| EpochRecord::begun(self.store, place, copy))
