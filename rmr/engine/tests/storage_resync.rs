@@ -577,12 +577,18 @@ impl World {
         let back = MemberSet::only(id(of));
         assert_eq!(self.install(rest, back, back), Status::Ok);
         self.ping(of);
+        self.catch_up(of);
+        assert_eq!(self.install(rest.with(id(of)), nobody, nobody), Status::Ok);
+    }
+
+    /// Answers a member until it has everything.
+    fn catch_up(&mut self, of: usize) {
         for _ in 0..10_000 {
             if !self.answer(of) && self.nodes[of].progress() == Progress::Ready {
-                break;
+                return;
             }
         }
-        assert_eq!(self.install(rest.with(id(of)), nobody, nobody), Status::Ok);
+        panic!("it does not get everything");
     }
 
     /// A member crashes, and is absent.
@@ -751,12 +757,7 @@ fn paused() {
     assert_eq!(dirty(&world), left);
     world.nodes[1].shared.pause_resync(false);
     world.nodes[1].event(Event::Heard);
-    for _ in 0..10_000 {
-        if !world.answer(1) && world.nodes[1].progress() == Progress::Ready {
-            break;
-        }
-    }
-    assert_eq!(world.nodes[1].progress(), Progress::Ready);
+    world.catch_up(1);
     assert_eq!(world.nodes[1].data, world.truth);
 }
 
@@ -1684,7 +1685,7 @@ fn an_answer_from_before_marks() {
         result: Ok(PeerAnswer::Begun(begun)),
     });
     assert!((0..CHUNKS).all(|chunk| world.nodes[1].shared.dirty(id(1), chunk)));
-    while world.answer(1) || world.nodes[1].progress() != Progress::Ready {}
+    world.catch_up(1);
     assert_eq!(world.nodes[1].data, world.truth);
 }
 
@@ -1725,7 +1726,7 @@ fn clean_means_stable() {
     // First it has to hear what it missed.
     let before = wait(true);
     assert!(wait(false) > before);
-    while world.answer(1) || world.nodes[1].progress() != Progress::Ready {}
+    world.catch_up(1);
     assert_eq!(world.read(1, 0), Err(Status::Dirty));
     assert_eq!(world.read(0, 0), Ok(()));
 }
@@ -1771,7 +1772,7 @@ fn a_failed_write_while_catching_up() {
     let mut world = behind();
     assert_eq!(world.nodes[0].progress(), Progress::Ready);
     world.ping(1);
-    while world.answer(1) || world.nodes[1].progress() != Progress::Ready {}
+    world.catch_up(1);
     world.status = Status::Medium;
     world.write(5);
     assert_ne!(world.nodes[1].progress(), Progress::Ready);

@@ -547,17 +547,6 @@ impl Disks {
         let unwritten = Sector::default();
         let state = self.sectors.get(sector).unwrap_or(&unwritten);
         sets.clear();
-        if state.open.is_empty() && self.unreadable.is_empty() {
-            // Most often.
-            let holds = |&member: &u8| self.value(member, sector) == state.content;
-            sets.push(
-                members(self.roles.table)
-                    .filter(holds)
-                    .map(crate::bit)
-                    .sum(),
-            );
-            return;
-        }
         sets.resize(1 + state.open.len(), 0);
         for member in members(self.roles.table) {
             let value = self.value(member, sector);
@@ -579,22 +568,19 @@ impl Disks {
         let Some(differing) = self.differing.get(&chunk) else {
             return Ok(());
         };
-        let unmarked = |roles: Roles| Unmarked {
-            table: roles.table & self.roles.table,
-            asked: 0,
-            marked: 0,
-            ask: move |member| self.marked(member, chunk, roles, marks),
-        };
-        // Most often nothing is being installed, or does not matter.
-        let mut here = unmarked(self.roles);
-        let mut fits_here = |sets: &[u32]| sets.iter().any(|&set| here.excuses(!set));
-        if differing.ways().all(&mut fits_here) {
-            return Ok(());
-        }
-        let mut installing: Vec<_> = self.installing.iter().copied().map(unmarked).collect();
+        let mut unmarked: Vec<_> = std::iter::once(&self.roles)
+            .chain(&self.installing)
+            .map(|&roles| Unmarked {
+                table: roles.table & self.roles.table,
+                asked: 0,
+                marked: 0,
+                ask: move |member| self.marked(member, chunk, roles, marks),
+            })
+            .collect();
         let mut fits = |sets: &[u32]| {
-            let mut excused = |set: u32| installing.iter_mut().any(|marks| marks.excuses(!set));
-            fits_here(sets) || sets.iter().any(|&set| excused(set))
+            let excused = |marks: &mut Unmarked<_>, set: u32| marks.excuses(!set);
+            sets.iter()
+                .any(|&set| unmarked.iter_mut().any(|marks| excused(marks, set)))
         };
         if differing.ways().all(&mut fits) {
             return Ok(());

@@ -119,9 +119,7 @@ impl Node {
             .image
             .record()
             .and_then(|record| record.installed.as_ref());
-        installed.is_some_and(|installed| {
-            installed.history != config.history && !installed.follows(config)
-        })
+        installed.is_some_and(|installed| !installed.follows(config))
     }
 
     /// Whether it has gone further in a history that the pool has given up.
