@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use rmr_engine::storage::Event;
 use rmr_engine::storage::PeerAnswer;
 use rmr_engine::time::Time;
+use rmr_engine::time::MILLISECOND;
 use rmr_engine::time::SECOND;
 use rmr_proto::BadBlock;
 use rmr_proto::Begun;
@@ -255,6 +256,29 @@ fn an_error_and_then_a_timer() {
         node.now = Time(node.timer.0 - STEP);
         node.event(Event::Timer);
     }
+    world.ping(1);
+    world.catch_up(1);
+}
+
+/// A chunk with a write above the watermark is looked at again before long, but not all the time.
+#[test]
+fn a_write_that_is_not_complete_yet() {
+    let mut world = World::new(2);
+    let (rest, back) = (world.others(1), MemberSet::only(id(1)));
+    let nobody = MemberSet::EMPTY;
+    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
+    world.write(7);
+    world.promise(1);
+    assert_eq!(world.install(rest, back, back), Status::Ok);
+    world.write(7);
+    while world.nodes[1].progress() == Progress::Unknown {
+        world.answer(1);
+    }
+    let node = &mut world.nodes[1];
+    node.event(Event::Timer);
+    assert!(node.sent.is_empty() && node.shared.dirty(id(1), 7));
+    let pause = node.timer.since(node.now);
+    assert!((2 * MILLISECOND..=STEP).contains(&pause), "{pause}");
     world.ping(1);
     world.catch_up(1);
 }
