@@ -68,6 +68,7 @@ struct Member {
     merged: Vec<Mark>,
     /// The watermark that a ping said last.
     heard: Seq,
+    pings: u32,
     /// Whom the last promise was to fence.
     fences: Option<Fences>,
     /// Answers this, once, to the next message of a kind.
@@ -105,6 +106,7 @@ impl Member {
             suspects: vec![],
             merged: vec![],
             heard: Seq::NONE,
+            pings: 0,
             fences: None,
             answer: None,
             mute: None,
@@ -174,6 +176,7 @@ impl Member {
                 ..
             } => {
                 self.heard = *watermark;
+                self.pings += 1;
                 let status = if to.incarnation != self.report.incarnation {
                     Status::StaleIncarnation
                 } else if *generation != self.report.promised {
@@ -640,6 +643,28 @@ fn drop_rejoin_promote() {
     world.run(SECOND);
     assert_eq!(world.config().in_sync, set(&[1, 2, 3]));
     assert_eq!(world.coordinator.state(), State::Serving);
+}
+
+/// A ping each second, and ten to a member that catches up.
+#[test]
+fn how_often_members_are_asked() {
+    let mut world = World::attach(3, Quorum::Off);
+    world.cut(3);
+    world.run(2 * SECOND);
+    world.member(3).report.progress = Progress::Dirty { chunks: 2, rate: 0 };
+    world.restart(3);
+    world.run(SECOND);
+    assert_eq!(world.config().catching_up, set(&[3]));
+    let pings = |world: &mut World| [1, 2, 3].map(|number| world.member(number).pings);
+    let before = pings(&mut world);
+    world.run(10 * SECOND);
+    for ((after, before), each) in pings(&mut world).iter().zip(before).zip([10, 10, 100]) {
+        let pings = after - before;
+        assert!(
+            (each * 9 / 10..=each * 12 / 10).contains(&pings),
+            "{pings}, not {each}"
+        );
+    }
 }
 
 /// A copy of its promise that comes late makes a member serve nobody; without IO only a ping tells.
