@@ -121,6 +121,13 @@ pool_ready() {
 	wait_for "$sync_seconds" all_in_sync p "$leg_count"
 }
 
+# settled: all legs are in sync when everything that was written is on them. Before that a leg may be lost and nobody have noticed: the end of
+# a flush, which all legs get, says that somebody has.
+settled() {
+	flush_device p
+	wait_for "$sync_seconds" all_in_sync p "$leg_count"
+}
+
 pool_works() {
 	[[ $(cluster status | grep -c ' running$') == $((leg_count + 1)) && $(pool_device p) && $(pool_state p) == mapped ]] &&
 		all_in_sync p "$leg_count"

@@ -360,6 +360,7 @@ quiet_point() {
 	still_writes
 	wait_for 60 goes_on
 	stop_recording
+	settled
 	read_all
 	judge | tee "$work/judged"
 	tell "all in sync; $(< "$work/judged")"

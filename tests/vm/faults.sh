@@ -213,6 +213,7 @@ scenario() {
 	wait_for "$sync_seconds" all_in_sync p "$leg_count"
 	[[ ! $recorder ]] || sleep 2
 	stop_recording
+	settled
 	read_all
 	judge
 	compare_data_areas p
