@@ -8,6 +8,7 @@ const DEVICE: u64 = (64 << 20) + 512;
 
 /// All signatures are that near to one of the ends.
 const WINDOW: u64 = 128 << 10;
+const _: () = assert!(WINDOW <= Scan::BYTES);
 
 /// What a scan in pieces of `piece` bytes finds on a device with `bytes` at `at`.
 fn found(piece: usize, at: u64, bytes: &[u8]) -> Found {
@@ -54,7 +55,10 @@ fn what_is_known() {
         (DEVICE - 512, b"EFI PART", "a GPT partition table"),
         (510, b"\x55\xaa", "an MBR partition table or boot sector"),
         (4086, b"SWAPSPACE2", "swap space"),
+        (aligned - 4036, b"\x83\x74\x02\x6b", "a DRBD device"),
+        (aligned - 4036, b"\x83\x74\x02\x6c", "a DRBD device"),
         (aligned - 4036, b"\x83\x74\x02\x6d", "a DRBD device"),
+        (65588, b"ReIsEr2Fs", "a ReiserFS file system"),
         (
             4120,
             b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81",
