@@ -85,7 +85,7 @@ static CTL: [Attr<Registry>; 2] = [
         "device=<path> pool=<name> mapped_size=<512-byte sectors> [metadata=<path>] [member_id=<1..32>] [chunk_size=<bytes>] [init=zero|equal] [secret=<key>] [force=1]",
         create_store,
     ),
-    Attr::wo(c"add_store", "device=<path> pool=<name> [metadata=<path>] [secret=<key>|none]", add_store),
+    Attr::wo(c"add_store", "device=<path> pool=<name> [metadata=<path>] [mapped_size=<512-byte sectors>] [mode=add] [secret=<key>|none]", add_store),
 ];
 
 static STORE: [Attr<LocalStore>; 8] = [
