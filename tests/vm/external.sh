@@ -166,9 +166,19 @@ test_reboot() {
 	compare_data_areas p
 }
 
+# metadata_is TARGET: what is below the metadata device of node1, as device-mapper names it.
+metadata_is() {
+	node 1 "dmsetup suspend meta && dmsetup load meta --table \"0 \$(blockdev --getsz /dev/vdb) $1\" && dmsetup resume meta"
+}
+
+has_failed_twice() {
+	(($(dmesg_since node1 "$1" | grep -c 'the store of member 1 failed') >= 2))
+}
+
 # The metadata device fails: the member is dropped with the first write of metadata, others go on. When it works again, the
 # member is taken back by itself; when it is lost, a new store takes the place of the old one.
 test_failed() {
+	local mark
 	pool_down p
 	node 1 'dmsetup create meta --table "0 $(blockdev --getsz /dev/vdb) linear /dev/vdb 0"'
 	cleanup node 1 'dmsetup remove --retry meta'
@@ -181,14 +191,25 @@ test_failed() {
 	all_in_sync p 2 || fail "not all were in sync when the client left"
 	equal "$(sysfs_read node1 "$brmr_server/stores/p/metadata")" dm-0 "metadata of node1"
 	random_writes 16 0 "$extent"
-	node 1 'dmsetup suspend meta && dmsetup load meta --table "0 $(blockdev --getsz /dev/mapper/meta) error" && dmsetup resume meta'
+	metadata_is error
 	random_writes 50 0 "$extent"
 	all_in_sync p 2 || fail "writes to a hot extent need no metadata"
 	random_writes 32 64M 64M
 	is_out p 1 || fail "the member is still in"
 	node 1 "dmesg | grep 'rmr: pool p: the store of member 1 failed'" || fail "nothing is said of it"
-	node 1 'dmsetup suspend meta && dmsetup load meta --table "0 $(blockdev --getsz /dev/vdb) linear /dev/vdb 0" && dmsetup resume meta'
+	metadata_is "linear /dev/vdb 0"
 	wait_for 90 all_in_sync p 2
+	compare_data_areas p
+	# Only writes fail, so it fails again while it is started. When they work, it is started once.
+	mark=$(dmesg_mark node1)
+	metadata_is "flakey /dev/vdb 0 0 3600 1 error_writes"
+	random_writes 32 64M 64M
+	is_out p 1 || fail "the member is still in"
+	wait_for 30 has_failed_twice "$mark"
+	metadata_is "linear /dev/vdb 0"
+	wait_for 90 all_in_sync p 2
+	sleep 5
+	equal "$(dmesg_since node1 "$mark" | grep -c 'member 1 runs again')" 1 "starts"
 	compare_data_areas p
 	# It is lost for good.
 	sysfs_write node1 "$brmr_server/stores/p/remove_store" force

@@ -466,6 +466,16 @@ impl Runner {
         self.ring(bell::MAIL);
     }
 
+    /// A message was parked while nothing was served: it is answered in any case. Sleeps.
+    pub(crate) fn kept(&self) {
+        self.waits();
+        if self.mailbox.lock().shut {
+            // The job may not look any more.
+            self.parked
+                .drain(|slot| op::give_up(self, slot, Status::NoStore));
+        }
+    }
+
     /// Requests were kept. Any context.
     pub(crate) fn waits(&self) {
         self.ring(bell::KEPT);
@@ -896,20 +906,21 @@ impl Outbox<'_> {
             return;
         };
         let pool = state.identity.pool;
-        self.shell.open = Some(pool);
+        let owns = self.shell.open == Some(pool);
         let serving = Serving {
             state,
             runner: runner.clone(),
         };
-        if let Err(error) = runner.directory.publish(pool, serving) {
+        match runner.directory.publish(pool, owns, serving) {
+            Ok(()) => self.shell.open = Some(pool),
             // Whoever counts on it is refused, and tries again.
-            refuse!(
+            Err(error) => refuse!(
                 (),
                 "pool {}: member {} cannot serve ({:?}); it is tried again",
                 runner.name,
                 runner.member,
                 error
-            );
+            ),
         }
     }
 
@@ -975,6 +986,9 @@ impl Outbox<'_> {
             status
         );
         self.shell.failed = Some(status);
-        super::pool::revive(self.runner.name);
+        // Whoever is starting it sees that by itself.
+        if self.runner.started.is_set() {
+            super::pool::revive(self.runner.name);
+        }
     }
 }

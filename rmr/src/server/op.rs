@@ -265,7 +265,7 @@ pub(crate) fn execute(serving: Entered<Serving>, batch: &Batch<'_>, op: Op) {
     serving.runner.table.settle(slot, Status::Ok);
 }
 
-/// Keeps a message that came while nothing is served, until the engine knows what to answer.
+/// Keeps a message that came while nothing is served, until the engine knows what to answer. Sleeps.
 pub(crate) fn keep(runner: &Runner, batch: &Batch<'_>, op: Op) {
     // At most MAX_BATCH.
     let count = batch.len() as u32;
@@ -273,7 +273,7 @@ pub(crate) fn keep(runner: &Runner, batch: &Batch<'_>, op: Op) {
     match runner.table.claim(op, count.max(1), waiting) {
         Ok(slot) => {
             runner.parked.add(slot);
-            runner.waits();
+            runner.kept();
         }
         Err(op) => op.respond(Status::Busy.wire()),
     }

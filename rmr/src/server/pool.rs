@@ -182,7 +182,8 @@ impl Pool {
             let _changing = self.changing.lock();
             let (store, guard) = {
                 let current = self.current.lock();
-                let Some(store) = current.store.clone() else {
+                // Whoever had the store removed and added again has started it.
+                let (Some(store), None) = (current.store.clone(), &current.runner) else {
                     return;
                 };
                 (store, current.guard.clone())
@@ -251,6 +252,8 @@ impl tree::Registry for Registry {
         drop(inner);
         drop(server);
         drop(entries);
+        // They find no store, but still hold what is here.
+        self.revivals.flush();
     }
 }
 
@@ -340,21 +343,8 @@ impl Registry {
             })?);
         }
         let book = Book::new(name, member, &self.addresses)?;
-        let pool = Arc::pin_init(
-            pin_init!(Pool {
-                name,
-                member,
-                book,
-                paused: Atomic::new(false),
-                changing <- new_mutex!(()),
-                current <- new_mutex!(Current { store: None, guard: None, runner: None }),
-            }? Error),
-            GFP_KERNEL,
-        )?;
-        let file = crate::client::sysfs::file_name(name.as_str())?;
-        let dir = Dir::in_dir(&self.pools_dir, &file, pool.clone(), &sysfs::POOL)?;
-        pool.book
-            .open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
+        let made = self.make(name, member, &book);
+        let (pool, dir) = made.inspect_err(|_| book.close())?;
         inner.entries.push(
             Entry {
                 pool: pool.clone(),
@@ -364,6 +354,30 @@ impl Registry {
             GFP_KERNEL,
         )?;
         Ok(pool)
+    }
+
+    /// A pool and its directory.
+    fn make(
+        &self,
+        name: PoolName,
+        member: MemberId,
+        book: &Arc<Book>,
+    ) -> Result<(Arc<Pool>, Dir<Pool>)> {
+        let pool = Arc::pin_init(
+            pin_init!(Pool {
+                name,
+                member,
+                book: book.clone(),
+                paused: Atomic::new(false),
+                changing <- new_mutex!(()),
+                current <- new_mutex!(Current { store: None, guard: None, runner: None }),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        let file = crate::client::sysfs::file_name(name.as_str())?;
+        let dir = Dir::in_dir(&self.pools_dir, &file, pool.clone(), &sysfs::POOL)?;
+        book.open(Dir::in_dir(&dir, c"peers", no_data()?, &[])?);
+        Ok((pool, dir))
     }
 
     /// Takes the server side of a pool away. `EBUSY` while it has a store.

@@ -57,10 +57,12 @@ struct Place {
 
 /// All members that serve on this node, found by pool UUID.
 ///
-/// A pool keeps its place, once it has one, as long as it has a store here. Changes of one pool are made one after the other, by
-/// its member's job; lookups take no lock.
+/// A pool keeps its place, once it has one, as long as it has a store here: it is that member's alone, whatever another one
+/// is told to belong to. Changes of one pool are made one after the other, by its member's job; lookups take no lock.
 pub(crate) struct Directory {
     places: KVec<Place>,
+    /// Taken to find a free place.
+    claims: IrqLocks<()>,
 }
 
 impl Directory {
@@ -76,7 +78,10 @@ impl Directory {
                 GFP_KERNEL,
             )?;
         }
-        Ok(Self { places })
+        Ok(Self {
+            places,
+            claims: new_irq_locks!(1, |_| ())?,
+        })
     }
 
     fn find(&self, pool: Uuid) -> Option<&Place> {
@@ -89,20 +94,26 @@ impl Directory {
         self.find(pool)?.gate.enter()
     }
 
-    /// Lets messages for `pool` in. `ENOSPC` if this node serves too many pools, `EEXIST` if the pool is
-    /// served already. May sleep.
-    pub(crate) fn publish(&self, pool: Uuid, serving: Serving) -> Result {
+    /// Lets messages for `pool` in, by a member that has its place already (`owns`), or has none. `ENOSPC` if this node
+    /// serves too many pools, `EEXIST` if the place is another member's. May sleep.
+    pub(crate) fn publish(&self, pool: Uuid, owns: bool, serving: Serving) -> Result {
         let key = key(pool);
-        let place = match self.find(pool) {
-            Some(place) => place,
-            // Members of other pools look for a place at the same time.
-            None => self
-                .places
-                .iter()
-                .find(|p| p.key.cmpxchg(0, key, Release).is_ok())
-                .ok_or(ENOSPC)?,
-        };
-        place.gate.publish(serving)
+        // Members of other pools look for a place at the same time.
+        let place = self.claims[0].with(|()| match self.find(pool) {
+            Some(place) if owns => Ok(place),
+            Some(_) => Err(EEXIST),
+            None => {
+                let mut places = self.places.iter();
+                let place = places.find(|p| p.key.cmpxchg(0, key, Release).is_ok());
+                place.ok_or(ENOSPC)
+            }
+        })?;
+        // It is this member's, so there is no memory, if anything.
+        place.gate.publish(serving).inspect_err(|_| {
+            if !owns {
+                place.key.store(0, Release);
+            }
+        })
     }
 
     /// Lets no further message in. Whoever is inside keeps what is returned from being dropped. Any context.
