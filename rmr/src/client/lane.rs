@@ -289,7 +289,7 @@ fn retry_way(core: &Entered<Core>, way: Way<'_>) -> bool {
     for set in 0..lanes.lanes.len() {
         let stalled = lanes.lanes[set].with(|lane| core::mem::take(&mut lane.stalled));
         for slot in (0..BATCHES).filter(|slot| stalled & 1 << slot != 0) {
-            some |= !send(core, way, set * BATCHES + slot);
+            some |= send(core, way, set * BATCHES + slot).is_err();
         }
         if stalled != 0 {
             // If nothing could be sent, no completion will ask.
@@ -326,13 +326,19 @@ fn expired(driver: &Arc<Driver>, key: usize) -> Option<u64> {
 /// Sends what the engine wants sent from a lane.
 fn pump(core: &Entered<Core>, way: Way<'_>, set: usize, mut event: Event) {
     while let Some((place, more)) = gather(core, way, set, event) {
-        if !send(core, way, place) {
-            stalled(core);
-        }
-        if !more {
-            break;
-        }
-        event = Event::Kick;
+        event = match send(core, way, place) {
+            // It is over already, as nothing could leave, and nobody else sees to what was queued meanwhile.
+            Ok(Some(next)) => next,
+            sent => {
+                if sent.is_err() {
+                    stalled(core);
+                }
+                if !more {
+                    break;
+                }
+                Event::Kick
+            }
+        };
     }
 }
 
@@ -407,13 +413,17 @@ fn take_seats(
     true
 }
 
-/// Sends a batch; `false` if there are not permits for all of its targets, then it is marked as stalled.
-fn send(core: &Entered<Core>, way: Way<'_>, place: usize) -> bool {
+/// Some target has no permit just now.
+struct NoPermit;
+
+/// Sends a batch; if there are not permits for all of its targets, it is marked as stalled. If the batch is over when this
+/// returns, for want of connections: the event for its lane, if something is queued there.
+fn send(core: &Entered<Core>, way: Way<'_>, place: usize) -> Result<Option<Event>, NoPermit> {
     let lanes = way.lanes(core);
     let (tickets, len) = lanes.tickets(place);
     let tickets = &tickets[..len];
     let Some(first) = tickets.first() else {
-        return true;
+        return Ok(None);
     };
     let mut head = core.sending(first.tag);
     let mut seats = [const { None::<Seat> }; MAX_MEMBERS];
@@ -423,7 +433,7 @@ fn send(core: &Entered<Core>, way: Way<'_>, place: usize) -> bool {
         }
         // Other lanes, or other pools on the same session, have them all.
         lanes.lanes[place / BATCHES].with(|lane| lane.stalled |= 1 << (place & (BATCHES - 1)));
-        return false;
+        return Err(NoPermit);
     }
     lanes.batches[place].with(|b| b.pending = head.targets.len());
     let dir = match way {
@@ -449,10 +459,11 @@ fn send(core: &Entered<Core>, way: Way<'_>, place: usize) -> bool {
             }
         });
     }
+    let mut next = None;
     // After the last message the batch may be over, and be somebody else's.
     for (id, seat) in head.targets.iter().zip(&mut seats) {
         let Some(seat) = seat.take() else {
-            settle_without(core, way, place, id);
+            next = settle_without(core, way, place, id);
             continue;
         };
         let (leg, mut message) = (seat.leg, seat.message);
@@ -468,9 +479,9 @@ fn send(core: &Entered<Core>, way: Way<'_>, place: usize) -> bool {
                 Status::Invalid
             }
         };
-        settle(core, way, place, &leg, status);
+        next = settle(core, way, place, &leg, status);
     }
-    true
+    Ok(next)
 }
 
 impl Confirm for Sent {
@@ -525,17 +536,17 @@ fn settle(
 /// A batch cannot be sent to a member that has no leg, or none that can be used.
 #[cold]
 #[inline(never)]
-fn settle_without(core: &Entered<Core>, way: Way<'_>, place: usize, id: MemberId) {
+fn settle_without(core: &Entered<Core>, way: Way<'_>, place: usize, id: MemberId) -> Option<Event> {
     if let Some(leg) = core.leg(id) {
-        settle(core, way, place, &leg, Status::Disconnected);
-        return;
+        return settle(core, way, place, &leg, Status::Disconnected);
     }
     // The coordinator notices that the member does not answer.
     let (tickets, len) = way.lanes(core).tickets(place);
-    one_less(core, way, place);
+    let event = one_less(core, way, place);
     for ticket in &tickets[..len] {
         Core::release(core, ticket.tag, 1);
     }
+    event
 }
 
 /// Whether a status may be that of one request only of a message.
