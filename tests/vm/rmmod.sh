@@ -111,6 +111,49 @@ test_client_while_commands_run() {
 	expect_recovery
 }
 
+# sessions and pools: names that sysfs has itself.
+test_names_of_sysfs() {
+	load_all 2
+	wipe_backing 1
+	node_join p 1
+	node_store p 1 "$size"
+	expect_fail any sysfs_write node2 "$rmr_server/ctl/join_pool" "poolname=uevent member_id=2"
+	node_join p 2
+	expect_fail any sysfs_write node2 "$rmr_server/pools/p/add_peer" "member_id=1 path=ip:10.77.1.1 sessname=uevent"
+	client_join p
+	expect_fail any sysfs_write client "$rmr_client/pools/p/add_sess" "path=ip:10.77.1.1 sessname=uevent"
+	# Nothing of it is left that would still run.
+	expect_gone node2
+	expect_gone client
+	sleep 10
+	expect_gone node1
+	expect_recovery
+}
+
+# A command attaches, and waits for a node, while another one maps the device, and the pool is left.
+test_opened_by_two() {
+	local i
+	pool_up p 2 "$size"
+	device_unmap p
+	sysfs_write client "$rmr_client/pools/p/leave_pool" 1
+	pool_down p
+	node_add p 1
+	client_join p
+	client_leg p 1
+	for i in 1 2 3; do
+		client "(for n in 1 2 3; do echo 1 > $rmr_client/pools/p/enable; done) > /dev/null 2>&1 &
+			(for n in 1 2 3; do echo pool=p > $brmr_client/ctl/map_device; done) > /dev/null 2>&1 &
+			sleep 0.$i; for n in 1 2 3; do echo 1 > $rmr_client/pools/p/leave_pool; sleep 0.2; done 2> /dev/null; wait"
+		[[ -z $(pool_device p) ]] || device_unmap p
+		client "[ ! -d $rmr_client/pools/p ] || echo 1 > $rmr_client/pools/p/leave_pool"
+		client_join p
+		client_leg p 1
+	done
+	expect_gone client
+	sleep 5
+	expect_recovery
+}
+
 test_node_joined() {
 	load_node 1
 	node_join p 1
@@ -171,6 +214,8 @@ run_test "client: legs added" from_nothing test_client_with_legs
 run_test "client: device mapped" from_nothing test_client_mapped
 run_test "client: device held open, mounted, under IO" from_nothing test_client_held_open
 run_test "client: while commands run" from_nothing test_client_while_commands_run
+run_test "client: opened by two" from_nothing test_opened_by_two
+run_test "names of sysfs" from_nothing test_names_of_sysfs
 run_test "node: joined" from_nothing test_node_joined
 run_test "node: with a store" from_nothing test_node_with_store
 run_test "node: with a client attached" from_nothing test_node_with_client

@@ -59,6 +59,7 @@ use rmr_proto::REPLY_BYTES;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
+use rmr_sys::gate::Retiring;
 use rmr_sys::noio::without_io;
 use rmr_sys::time::now_ns;
 use rmr_sys::wait::WaitQueue;
@@ -280,7 +281,7 @@ impl Driver {
         self.kick();
     }
 
-    /// Executes a command, which takes bounded time.
+    /// Executes a command, which takes bounded time. `ENODEV` if the data path is taken away meanwhile.
     pub(crate) fn command(&self, command: Admin) -> Result<Result<(), Refusal>> {
         let _one = self.command.lock();
         {
@@ -290,9 +291,18 @@ impl Driver {
             inbox.admin = Some(command);
         }
         self.kick();
-        self.changed
-            .wait_until_killable(COMMAND_MS, || self.admin_answered.load(Relaxed))?;
-        self.inbox.lock().answer.take().ok_or(EIO)
+        self.changed.wait_until_killable(COMMAND_MS, || {
+            self.admin_answered.load(Relaxed) || !self.core.is_open()
+        })?;
+        self.inbox.lock().answer.take().ok_or(ENODEV)
+    }
+
+    /// Takes the data path away, and waits until nobody uses it. Sleeps.
+    pub(crate) fn retire(&self) {
+        let core = self.core.retire_begin();
+        // No command is answered any more.
+        self.changed.wake_all();
+        drop(core.map(Retiring::wait));
     }
 
     /// What it is doing. Any context.
@@ -318,9 +328,9 @@ impl Driver {
             .wait_until_timeout(ms, || self.stage() == Stage::Closed)
     }
 
-    /// Looks at the coordinator.
+    /// Looks at the coordinator, which is needed to write memory out: so nothing in here waits for that.
     pub(crate) fn look<R>(&self, f: impl FnOnce(&Desk) -> R) -> R {
-        f(&self.desk.lock())
+        without_io(|| f(&self.desk.lock()))
     }
 
     /// The last complete configuration.
@@ -363,7 +373,9 @@ impl Driver {
         if let Some(place) = this.desk.lock().outbox.calls.get_mut(member.index()) {
             *place = Some(calls);
         }
-        access.watch()?;
+        access
+            .watch()
+            .inspect_err(|_| Self::remove_leg(this, member))?;
         access.wait();
         Ok(())
     }

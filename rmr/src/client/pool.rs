@@ -127,6 +127,9 @@ pub(crate) struct Pool {
     pub(crate) fails: Atomic<bool>,
     /// Attach even if another client is alive.
     pub(crate) takeover: Atomic<bool>,
+    /// One opens or closes it at a time; taken before `admin`.
+    #[pin]
+    changing: Mutex<()>,
     #[pin]
     admin: Mutex<Admin>,
     #[pin]
@@ -157,6 +160,7 @@ impl Pool {
                 io_timeout_ms: Atomic::new(IO_TIMEOUT_MS),
                 fails: Atomic::new(false),
                 takeover: Atomic::new(false),
+                changing <- new_mutex!(()),
                 admin <- new_mutex!(Admin {
                     gone: false,
                     secret: None,
@@ -271,7 +275,11 @@ impl Pool {
 
     /// Takes the pool apart, after [`Self::close_down`]. Nobody can find it any more. Sleeps.
     pub(crate) fn dismantle(&self, registry: &Registry) {
-        self.close();
+        let changing = self.changing.lock();
+        if let Some(driver) = self.driver() {
+            self.end(&driver);
+        }
+        drop(changing);
         let mut admin = self.admin.lock();
         admin.gone = true;
         let members = core::mem::take(&mut admin.members);

@@ -151,7 +151,7 @@ impl Registry {
             if !paths.is_empty() && !shared.session.has_paths(&paths) {
                 return Err(refuse!(
                     EEXIST,
-                    "add_sess: session {} exists with other paths; leave path= out or choose another sessname=",
+                    "session {} exists with other paths; leave path= out or choose another sessname=",
                     text(name)
                 ));
             }
@@ -161,7 +161,7 @@ impl Registry {
         if paths.is_empty() {
             return Err(refuse!(
                 ENOENT,
-                "add_sess: there is no session {} yet; say path= to open it",
+                "there is no session {} yet; say path= to open it",
                 text(name)
             ));
         }
@@ -174,13 +174,15 @@ impl Registry {
             };
             refuse!(
                 error,
-                "add_sess: session {} cannot be opened ({:?}): {}",
+                "session {} cannot be opened ({:?}): {}",
                 text(name),
                 error,
                 advice
             )
         })?;
-        let dir = Dir::in_dir(&self.sessions_dir, name, session.clone(), &sysfs::SESSION)?;
+        let dir = Dir::in_dir(&self.sessions_dir, name, session.clone(), &sysfs::SESSION);
+        // Its job holds it: it does not end by itself.
+        let dir = dir.inspect_err(|_| session.end())?;
         inner.sessions.push(
             Shared {
                 session: session.clone(),

@@ -88,7 +88,7 @@ static CTL: [Attr<Registry>; 1] = [Attr::wo(
 pub(crate) static POOL: [Attr<Pool>; 18] = [
     Attr::wo(
         c"add_sess",
-        "sessname=<name> path=[<src>,]<dst> [path=...] [mode=create|assemble]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
+        "sessname=<name> [path=[<src>,]<dst>...] [mode=create|assemble]; an address is ip:<v4>, ip:<v6> or gid:<gid>",
         add_sess,
     ),
     Attr::wo(c"leave_pool", "1", |pool: &Arc<Pool>, line| {
@@ -331,8 +331,7 @@ fn add_sess(pool: &Arc<Pool>, line: &[u8]) -> Result {
     let registry = Registry::get()?;
     let session =
         registry.get_session(&session::file_name(COMMAND, name)?, paths, Wait::Connected)?;
-    pool.add_member(&session, mode)
-        .inspect_err(|_| registry.put_session(session.clone()))
+    pool.add_member(&registry, &session, mode)
 }
 
 fn force(pool: &Arc<Pool>, line: &[u8]) -> Result {

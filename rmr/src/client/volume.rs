@@ -191,6 +191,6 @@ impl Volume {
 impl Drop for Volume {
     #[inline(never)]
     fn drop(&mut self) {
-        self.pool.close();
+        self.pool.close(&self.opened);
     }
 }

@@ -28,16 +28,39 @@ use rmr_proto::Role;
 use rmr_proto::Uuid;
 use rmr_sys::sysfs::Dir;
 
+/// What is to be done with the table of a pool that is attached.
+type TableChange = (Arc<Driver>, Command);
+
 impl Pool {
-    /// Adds the member that the node behind `session` has of this pool. On success the session is the member's.
+    /// Adds the member that the node behind `session` has of this pool. The session is given back if that fails.
     ///
     /// While the pool is attached, a member that is in its table is taken back by itself, and any other is added to the
     /// table: with `mode=create` only, as all that its store holds is overwritten.
     pub(crate) fn add_member(
         self: &Arc<Self>,
+        registry: &Registry,
         session: &Arc<Session>,
         mode: Option<Mode>,
     ) -> Result {
+        let listed = self.list_member(session, mode);
+        let (id, command) = listed.inspect_err(|_| registry.put_session(session.clone()))?;
+        let Some((driver, command)) = command else {
+            return Ok(());
+        };
+        self.command(&driver, "add_sess", command).inspect_err(|_| {
+            // Unless somebody else was faster, and has given the session back.
+            if let Ok(session) = self.forget_member(id) {
+                registry.put_session(session);
+            }
+        })
+    }
+
+    /// Puts a member into the list; what is to be done with the table then. The session is the member's from now on.
+    fn list_member(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        mode: Option<Mode>,
+    ) -> Result<(MemberId, Option<TableChange>)> {
         // Not under the mutex: it may take long.
         let secret = self.secret();
         let proved = match &secret {
@@ -88,7 +111,11 @@ impl Pool {
             .map(|opened| (opened.driver.clone(), opened.caps));
         let command = match &attached {
             Some((driver, caps)) => {
-                Driver::add_leg(driver, id, session, &admin.secret, *caps)?;
+                if let Err(error) = Driver::add_leg(driver, id, session, &admin.secret, *caps) {
+                    // The directory waits for readers of its files, who may want the mutex.
+                    drop(admin);
+                    return Err(error);
+                }
                 self.table_change(driver, &report, mode)
             }
             None => None,
@@ -103,14 +130,8 @@ impl Pool {
             },
             GFP_KERNEL,
         )?;
-        drop(admin);
-        let Some(((driver, _), command)) = attached.zip(command) else {
-            return Ok(());
-        };
-        self.command(&driver, "add_sess", command).inspect_err(|_| {
-            // The session is the caller's again.
-            drop(self.forget_member(id));
-        })
+        let driver = attached.map(|(driver, _)| driver);
+        Ok((id, driver.zip(command)))
     }
 
     /// Takes a member out of the list, and its leg away; its session is still to be put back.

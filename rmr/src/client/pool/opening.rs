@@ -103,9 +103,13 @@ impl Pool {
         if depth == 0 || depth > MAX_DEPTH {
             return Err(EINVAL);
         }
-        let idle = self.admin.lock().volume.as_ref().is_some_and(|v| v.idle);
-        if idle {
-            self.close();
+        let idle = {
+            let admin = self.admin.lock();
+            let idle = admin.volume.as_ref().filter(|opened| opened.idle);
+            idle.map(|opened| opened.driver.clone())
+        };
+        if let Some(driver) = idle {
+            self.close(&driver);
         }
         self.open_as(size, depth, consumer, false)
     }
@@ -129,15 +133,16 @@ impl Pool {
                 self.check_size(size, &limits.geometry)?;
                 Ok(limits)
             });
+        // Of one attempt: another time other members may be missing.
+        self.admin.lock().force = MemberSet::EMPTY;
         match limits {
             Ok(limits) => {
                 self.takeover.store(false, Relaxed);
-                self.admin.lock().force = MemberSet::EMPTY;
                 self.take_new_members(&driver);
                 Ok((driver, limits))
             }
             Err(error) => {
-                self.close();
+                self.close(&driver);
                 Err(error)
             }
         }
@@ -167,6 +172,7 @@ impl Pool {
         idle: bool,
     ) -> Result<(Arc<Driver>, Caps)> {
         let registry = Registry::get()?;
+        let _changing = self.changing.lock();
         let (caps, options, ways, secret) = {
             let mut admin = self.admin.lock();
             if admin.gone {
@@ -188,6 +194,11 @@ impl Pool {
         let mut admin = self.admin.lock();
         admin.opening = false;
         let driver = driver?;
+        if admin.gone {
+            drop(admin);
+            take_down(&driver);
+            return Err(ENOENT);
+        }
         admin.volume = Some(Opened {
             driver: driver.clone(),
             caps,
@@ -219,7 +230,7 @@ impl Pool {
         self.publish(registry, &driver, depth, caps, consumer)?;
         for (id, session) in ways {
             if let Err(error) = Driver::add_leg(&driver, *id, session, secret, caps) {
-                take_down(ways, &driver);
+                take_down(&driver);
                 return Err(error);
             }
         }
@@ -414,9 +425,18 @@ impl Pool {
         })
     }
 
-    /// Ends the volume: waits for all requests, and detaches. What cannot be done within `io_timeout` fails. Sleeps.
-    pub(crate) fn close(&self) {
-        let Some(driver) = self.driver() else { return };
+    /// Ends the volume that this driver drives, unless somebody has done that: waits for all requests, and detaches. What
+    /// cannot be done within `io_timeout` fails. Sleeps.
+    pub(crate) fn close(&self, driver: &Arc<Driver>) {
+        let _changing = self.changing.lock();
+        let open = self.driver();
+        if open.is_some_and(|open| Arc::ptr_eq(&open, driver)) {
+            self.end(driver);
+        }
+    }
+
+    /// The same, of the volume that is open; `changing` is held.
+    pub(super) fn end(&self, driver: &Arc<Driver>) {
         let until = now_ms() + self.io_timeout_ms.load(Relaxed);
         let busy = || {
             driver
@@ -447,15 +467,8 @@ impl Pool {
                 }
             }
         }
-        // Not under the mutex, which what is waited for may take.
-        let ways = loop {
-            match ways(&self.admin.lock()) {
-                Ok(ways) => break ways,
-                Err(_) => sleep_ms(100),
-            }
-        };
-        take_down(&ways, &driver);
         let mut admin = self.admin.lock();
+        // From here on no leg is added.
         admin.volume = None;
         // Those that were new belong to the pool now.
         for member in admin.members.iter_mut() {
@@ -464,6 +477,8 @@ impl Pool {
             }
         }
         drop(admin);
+        // Not under the mutex, which what is waited for may take.
+        take_down(driver);
         self.tell();
     }
 }
@@ -472,11 +487,11 @@ impl Pool {
 type Reach = (MemberId, Arc<Session>);
 
 /// Takes a driver apart that has nothing in flight.
-fn take_down(ways: &[Reach], driver: &Arc<Driver>) {
-    for (id, _) in ways {
-        Driver::remove_leg(driver, *id);
+fn take_down(driver: &Arc<Driver>) {
+    for id in MemberId::all() {
+        Driver::remove_leg(driver, id);
     }
-    drop(driver.core.retire());
+    driver.retire();
 }
 
 /// The error of a refusal.
