@@ -286,6 +286,24 @@ test_force() {
 	compare_data_areas p
 }
 
+# What was forced for one attempt is not for the next one: other members are missing then.
+test_force_is_forgotten() {
+	pool_down p
+	unload_all
+	pool_up p 3 "$size"
+	device_unmap p
+	client_leave p
+	client_join p
+	client_leg p 1
+	sysfs_write client "$rmr_client/pools/p/force" "lost=2"
+	expect_fail ENXIO client_map p
+	client_leg p 3
+	expect_fail ENXIO client_map p
+	client_leg p 2
+	client_map p
+	wait_legs p in_sync 1 2 3
+}
+
 # other FILE TEXT: on the host that is to be the other client.
 other() {
 	sysfs_write node3 "$@"
@@ -334,5 +352,6 @@ run_test "the last leg with all data stays" test_last
 run_test "changes are told" test_told
 run_test "IO waits for members with all data, or fails" test_suspended
 run_test "two histories, one is given up" test_force
+run_test "a start that is forced, and fails" test_force_is_forgotten
 run_test "another host takes over" test_takeover
 finish
