@@ -72,6 +72,7 @@ use rmr_sys::crc::KernelCrc;
 use rmr_sys::gate::Gate;
 use rmr_sys::gate::Retiring;
 use rmr_sys::module::ModuleRef;
+use rmr_sys::noio::without_io;
 use rmr_sys::rand;
 use rmr_sys::time::now_ns;
 use rmr_sys::timer::Timer;
@@ -530,15 +531,20 @@ impl Runner {
 
 impl Runner {
     fn run(this: &Arc<Self>) -> Again {
-        let state = &mut *this.state.lock();
+        // Memory may be written out to a device of this host that waits for this node.
+        without_io(|| this.turn())
+    }
+
+    fn turn(self: &Arc<Self>) -> Again {
+        let state = &mut *self.state.lock();
         loop {
-            let why = this.bell.swap(0);
+            let why = self.bell.swap(0);
             if why == 0 {
                 return Again::No;
             }
-            this.work(state, why);
+            self.work(state, why);
             if state.engine.is_up() || state.shell.failed.is_some() {
-                this.started.set();
+                self.started.set();
             }
         }
     }
