@@ -167,6 +167,8 @@ impl Registry {
         }
         inner.sessions.reserve(1, GFP_KERNEL)?;
         let session = Session::open(name, paths, &self.slow, wait).map_err(|error| {
+            // What was written is not to be written again by itself.
+            let error = if error == ERESTARTSYS { EINTR } else { error };
             let advice = if error == ENODEV {
                 "there is no RDMA device for this address; load its driver, or make one with `rdma link add`"
             } else {
