@@ -6,6 +6,7 @@ use super::rig::behind;
 use super::rig::geometry;
 use super::rig::go_on;
 use super::rig::id;
+use super::rig::missed;
 use super::rig::store;
 use super::rig::Crc;
 use super::rig::Node;
@@ -263,13 +264,7 @@ fn an_error_and_then_a_timer() {
 /// A chunk with a write above the watermark is looked at again before long, but not all the time.
 #[test]
 fn a_write_that_is_not_complete_yet() {
-    let mut world = World::new(2);
-    let (rest, back) = (world.others(1), MemberSet::only(id(1)));
-    let nobody = MemberSet::EMPTY;
-    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
-    world.write(7);
-    world.promise(1);
-    assert_eq!(world.install(rest, back, back), Status::Ok);
+    let mut world = missed(7..8);
     world.write(7);
     while world.nodes[1].progress() == Progress::Unknown {
         world.answer(1);
@@ -286,13 +281,7 @@ fn a_write_that_is_not_complete_yet() {
 /// A chunk that is written during each pull of it comes through all the same, as writes to it wait a moment in the end.
 #[test]
 fn a_chunk_that_is_always_written() {
-    let mut world = World::new(2);
-    let (rest, back) = (world.others(1), MemberSet::only(id(1)));
-    let nobody = MemberSet::EMPTY;
-    assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
-    world.write(7);
-    world.promise(1);
-    assert_eq!(world.install(rest, back, back), Status::Ok);
+    let mut world = missed(7..8);
     // So that no write waits for the activity log.
     world.write(7);
     for vain in 0..100 {

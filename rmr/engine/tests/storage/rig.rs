@@ -55,6 +55,7 @@ use rmr_proto::MAX_MEMBERS;
 use rmr_proto::REPLY_BYTES;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// A checksum that is good enough for a disk without faults.
 pub(crate) struct Crc;
@@ -461,17 +462,22 @@ impl World {
         panic!("the write waits for ever");
     }
 
-    /// Gives a member a write once; `false` if it has to wait.
-    pub(crate) fn try_on(&mut self, of: usize, chunk: u64) -> bool {
-        let node = &mut self.nodes[of];
-        let header = Header {
+    /// That of a message of the client.
+    fn header(&self, of: usize, watermark: u64) -> Header {
+        Header {
             pool: POOL,
             member: id(of),
-            incarnation: node.member.incarnation(),
+            incarnation: self.nodes[of].member.incarnation(),
             generation: GENERATION,
             epoch: self.config.epoch,
-            watermark: Seq(self.seq - 1),
-        };
+            watermark: Seq(watermark),
+        }
+    }
+
+    /// Gives a member a write once; `false` if it has to wait.
+    pub(crate) fn try_on(&mut self, of: usize, chunk: u64) -> bool {
+        let header = self.header(of, self.seq - 1);
+        let node = &mut self.nodes[of];
         let request = Request {
             op: Op::Write,
             flags: Flags::EMPTY,
@@ -566,15 +572,8 @@ impl World {
 
     /// What comes of a read of a block.
     pub(crate) fn read(&self, of: usize, block: u64) -> Result<(), Status> {
+        let header = self.header(of, self.seq);
         let node = &self.nodes[of];
-        let header = Header {
-            pool: POOL,
-            member: id(of),
-            incarnation: node.member.incarnation(),
-            generation: GENERATION,
-            epoch: self.config.epoch,
-            watermark: Seq(self.seq),
-        };
         let request = Request {
             op: Op::Read,
             flags: Flags::EMPTY,
@@ -645,18 +644,21 @@ impl World {
     }
 }
 
-/// A member that was away while every chunk was written, and is back.
-pub(crate) fn behind() -> World {
+/// A member that was away while these chunks were written, and is back.
+pub(crate) fn missed(chunks: Range<u64>) -> World {
     let mut world = World::new(2);
     let (back, nobody) = (MemberSet::only(id(1)), MemberSet::EMPTY);
     let rest = world.others(1);
     assert_eq!(world.install(rest, nobody, nobody), Status::Ok);
-    for chunk in 0..CHUNKS {
-        world.write(chunk);
-    }
+    chunks.for_each(|chunk| world.write(chunk));
     world.promise(1);
     assert_eq!(world.install(rest, back, back), Status::Ok);
     world
+}
+
+/// The same, of all chunks.
+pub(crate) fn behind() -> World {
+    missed(0..CHUNKS)
 }
 
 /// Answers whatever a member asks for, for a while.
