@@ -38,6 +38,10 @@ use crate::sectors::Sectors;
 use crate::violation::Rule;
 use crate::violation::Time;
 use crate::violation::Violation;
+use rustc_hash::FxHashMap;
+use smallvec::smallvec;
+use smallvec::SmallVec;
+use std::collections::hash_map::Entry;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -93,10 +97,13 @@ impl Sector {
     }
 }
 
-/// What sectors of a chunk have in common: for each of the possible contents, the members that hold it, as a set.
+/// For each of the possible contents of a sector, the members that hold it.
+type Sets = SmallVec<[u32; 4]>;
+
+/// What sectors of a chunk have in common.
 #[derive(Clone, Debug, Default)]
 struct Pattern {
-    sets: Vec<u32>,
+    sets: Sets,
     /// How many sectors are so.
     sectors: u32,
 }
@@ -110,6 +117,8 @@ struct Differing {
     places: Box<[u32]>,
     /// Most sectors are as their neighbours, so these are few.
     patterns: Vec<Pattern>,
+    /// How many sectors differ.
+    count: u32,
 }
 
 impl Differing {
@@ -118,6 +127,7 @@ impl Differing {
             first,
             places: vec![0; sectors as usize].into(),
             patterns: Vec::new(),
+            count: 0,
         }
     }
 
@@ -130,16 +140,18 @@ impl Differing {
         let old = std::mem::replace(place, new);
         if let Some(pattern) = self.pattern_mut(new) {
             pattern.sectors += 1;
+            self.count += 1;
         }
         if let Some(pattern) = self.pattern_mut(old) {
             pattern.sectors -= 1;
+            self.count -= 1;
         }
     }
 
     /// 1 + the place of a pattern.
     fn place(&mut self, sets: &[u32]) -> u32 {
         let mut known = self.patterns.iter();
-        let found = known.position(|pattern| pattern.sectors > 0 && pattern.sets == sets);
+        let found = known.position(|pattern| pattern.sectors > 0 && pattern.sets[..] == *sets);
         let place = found.unwrap_or_else(|| {
             let mut known = self.patterns.iter();
             let unused = known.position(|pattern| pattern.sectors == 0);
@@ -163,7 +175,7 @@ impl Differing {
 
     /// Nobody differs anywhere.
     fn is_over(&self) -> bool {
-        self.patterns.iter().all(|pattern| pattern.sectors == 0)
+        self.count == 0
     }
 
     /// How sectors differ.
@@ -177,15 +189,6 @@ impl Differing {
         sectors
             .filter(|(_, place)| **place != 0)
             .map(|(sector, _)| sector)
-    }
-}
-
-impl Hash for Differing {
-    /// How they differ follows from the contents.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        for place in &self.places {
-            (*place != 0).hash(state);
-        }
     }
 }
 
@@ -222,7 +225,7 @@ struct Written {
 /// The copies of all members, and the content they should have.
 ///
 /// What was never written holds 0, everywhere.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug)]
 pub struct Disks {
     geometry: Geometry,
     /// By member, from 1.
@@ -236,11 +239,27 @@ pub struct Disks {
     /// Chunks to be looked at, in any order, some more than once.
     touched: Vec<u64>,
     /// By chunk.
-    differing: BTreeMap<u64, Differing>,
+    differing: FxHashMap<u64, Differing>,
+    /// Some that are over, to be used again.
+    spare: Vec<Differing>,
     /// Sectors that each member answers as unreadable; nothing for one that never had any.
     unreadable: BTreeMap<u8, Vec<u64>>,
-    /// Room for the sets of a pattern; empty when it is not used.
-    sets: Vec<u32>,
+    /// The same by sector: who answers so, as a set.
+    unread: Sectors<u32>,
+}
+
+impl Hash for Disks {
+    /// Where and how copies differ follows from what they hold, and who answers what from the lists.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.geometry.hash(state);
+        self.copies.hash(state);
+        self.sectors.hash(state);
+        self.writes.hash(state);
+        self.roles.hash(state);
+        self.installing.hash(state);
+        self.touched.hash(state);
+        self.unreadable.hash(state);
+    }
 }
 
 impl Disks {
@@ -262,9 +281,10 @@ impl Disks {
             },
             installing: Vec::new(),
             touched: Vec::new(),
-            differing: BTreeMap::new(),
+            differing: FxHashMap::default(),
+            spare: Vec::new(),
             unreadable: BTreeMap::new(),
-            sets: Vec::new(),
+            unread: Sectors::new(),
         }
     }
 
@@ -278,21 +298,20 @@ impl Disks {
     /// The sectors that a member answers as unreadable; of one that is not up, that it will.
     pub fn unreadable(&mut self, member: u8, sectors: &[u64]) {
         let known = self.unreadable.get(&member).map_or(&[][..], Vec::as_slice);
-        // Asked after each event. Two empty slices would be compared by memcmp at addresses where nothing is, which is slow.
-        if (known.is_empty() && sectors.is_empty()) || known == sectors {
+        if known == sectors {
             return;
         }
         let old: BTreeSet<u64> = known.iter().copied().collect();
         let new: BTreeSet<u64> = sectors.iter().copied().collect();
         self.unreadable.insert(member, sectors.to_vec());
         for &sector in old.symmetric_difference(&new) {
+            *self.unread.entry(sector) ^= crate::bit(member);
             self.changed(sector);
         }
     }
 
     fn can_read(&self, member: u8, sector: u64) -> bool {
-        let unreadable = self.unreadable.get(&member);
-        unreadable.is_none_or(|sectors| !sectors.contains(&sector))
+        !contains(self.unread.value(sector), member)
     }
 
     /// The member has another disk, all zero.
@@ -442,9 +461,12 @@ impl Disks {
     /// A sector that differs and is not marked.
     pub fn check_all(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
         self.touched.clear();
-        self.differing
-            .keys()
-            .try_for_each(|&chunk| self.check_chunk(time, chunk, marks))
+        let chunks = self.differing.keys();
+        let wrong =
+            chunks.filter_map(|&chunk| Some((chunk, self.check_chunk(time, chunk, marks).err()?)));
+        wrong
+            .min_by_key(|(chunk, _)| *chunk)
+            .map_or(Ok(()), |(_, violation)| Err(violation))
     }
 
     /// Checks, while no write is in flight, that the members in sync hold the completed content, but for what is marked.
@@ -454,7 +476,9 @@ impl Disks {
     /// A sector that differs.
     pub fn check_equal(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
         self.check_all(time, marks)?;
-        for (&chunk, differing) in &self.differing {
+        let mut known: Vec<(&u64, &Differing)> = self.differing.iter().collect();
+        known.sort_unstable_by_key(|(chunk, _)| *chunk);
+        for (&chunk, differing) in known {
             for sector in differing.sectors() {
                 let here = members(self.roles.in_sync & self.roles.table);
                 let clean: Vec<u8> = here
@@ -525,35 +549,35 @@ impl Disks {
     fn changed(&mut self, sector: u64) {
         let chunk = self.chunk_of(sector);
         self.look_at(chunk);
-        let mut sets = std::mem::take(&mut self.sets);
-        self.agreeing(sector, &mut sets);
-        if sets != [self.roles.table] {
+        let sets = self.agreeing(sector);
+        if sets[..] != [self.roles.table] {
             let sectors = self.geometry.chunk_sectors;
-            let new = || Differing::new(chunk * sectors, sectors);
-            let differing = self.differing.entry(chunk).or_insert_with(new);
+            let spare = &mut self.spare;
+            let differing = self.differing.entry(chunk).or_insert_with(|| {
+                let first = chunk * sectors;
+                let spare = spare.pop().map(|spare| Differing { first, ..spare });
+                spare.unwrap_or_else(|| Differing::new(first, sectors))
+            });
             differing.set(sector, Some(&sets));
-        } else if let Some(differing) = self.differing.get_mut(&chunk) {
-            differing.set(sector, None);
-            if differing.is_over() {
-                self.differing.remove(&chunk);
+        } else if let Entry::Occupied(mut known) = self.differing.entry(chunk) {
+            known.get_mut().set(sector, None);
+            if known.get().is_over() {
+                self.spare.push(known.remove());
             }
         }
-        sets.clear();
-        self.sets = sets;
     }
 
     /// For each possible content of a sector, the members that hold it.
-    fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
+    fn agreeing(&self, sector: u64) -> Sets {
         let unwritten = Sector::default();
         let state = self.sectors.get(sector).unwrap_or(&unwritten);
-        sets.clear();
-        sets.resize(1 + state.open.len(), 0);
-        for member in members(self.roles.table) {
+        // What nobody gets differs from nothing.
+        let unread = self.unread.value(sector) & self.roles.table;
+        let mut sets: Sets = smallvec![unread; 1 + state.open.len()];
+        for member in members(self.roles.table & !unread) {
             let value = self.value(member, sector);
-            // What nobody gets differs from nothing.
-            let any = !self.can_read(member, sector);
             for (set, candidate) in sets.iter_mut().zip(state.candidates()) {
-                if any || candidate == value {
+                if candidate == value {
                     *set |= crate::bit(member);
                 }
             }
@@ -562,13 +586,14 @@ impl Disks {
             sets.sort_unstable();
             sets.dedup();
         }
+        sets
     }
 
     fn check_chunk(&self, time: Time, chunk: u64, marks: &impl Marks) -> Result<(), Violation> {
         let Some(differing) = self.differing.get(&chunk) else {
             return Ok(());
         };
-        let mut unmarked: Vec<_> = std::iter::once(&self.roles)
+        let mut unmarked: SmallVec<[_; 2]> = std::iter::once(&self.roles)
             .chain(&self.installing)
             .map(|&roles| Unmarked {
                 table: roles.table & self.roles.table,
@@ -586,11 +611,7 @@ impl Disks {
             return Ok(());
         }
         let mut sectors = differing.sectors();
-        let mut sets = Vec::new();
-        let sector = sectors.find(|&sector| {
-            self.agreeing(sector, &mut sets);
-            !fits(&sets)
-        });
+        let sector = sectors.find(|&sector| !fits(&self.agreeing(sector)));
         let what = sector.map_or_else(String::new, |sector| self.describe(sector, marks));
         Err(Violation::new(Rule::Unmarked, time, what))
     }

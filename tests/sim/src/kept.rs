@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A value that is copied when one of its copies is about to change, and that remembers its fingerprint until then.
+//! A value that is copied when one of its copies is about to change, that remembers its fingerprint until then, and
+//! whether it may have changed since somebody looked.
 //!
 //! A step changes one host: what a model checker copies and compares is little. In the simulator there is one copy of
-//! each value, and nothing of this costs anything.
+//! each value, which costs nothing.
 
 use crate::fingerprint;
 use std::cell::Cell;
@@ -18,6 +19,7 @@ use std::rc::Rc;
 pub struct Kept<T> {
     value: Rc<T>,
     fingerprint: Cell<Option<u64>>,
+    changed: Cell<bool>,
 }
 
 impl<T> Kept<T> {
@@ -26,7 +28,13 @@ impl<T> Kept<T> {
         Kept {
             value: Rc::new(value),
             fingerprint: Cell::new(None),
+            changed: Cell::new(true),
         }
+    }
+
+    /// Whether it may have changed since this was asked last.
+    pub(crate) fn take_changed(&self) -> bool {
+        self.changed.take()
     }
 }
 
@@ -41,6 +49,7 @@ impl<T> Deref for Kept<T> {
 impl<T: Clone> DerefMut for Kept<T> {
     fn deref_mut(&mut self) -> &mut T {
         self.fingerprint.set(None);
+        self.changed.set(true);
         Rc::make_mut(&mut self.value)
     }
 }
@@ -67,5 +76,8 @@ mod tests {
         assert_eq!((one.len(), other.len()), (2, 1));
         assert_ne!(fingerprint::of(&one), before);
         assert_eq!(fingerprint::of(&other), before);
+        assert!(one.take_changed() && other.take_changed() && !one.take_changed());
+        one.push(3);
+        assert!(one.take_changed() && !other.take_changed());
     }
 }

@@ -554,7 +554,9 @@ impl World {
     pub(crate) fn check_marks(&mut self) {
         let now = self.env.now();
         for (&member, node) in &self.nodes {
-            self.env.observer.unreadable(member, &node.unreadable());
+            if node.take_changed() {
+                self.env.observer.unreadable(member, &node.unreadable());
+            }
         }
         self.env.observer.check(now, &Remembered(&self.nodes));
     }
