@@ -30,6 +30,11 @@ expect_gone() {
 	equal "$(try_rmmod "$1" rmr)" gone "rmr on $1"
 }
 
+# io_begins DEVICE: waits until something that was started in the background has requests in flight there.
+io_begins() {
+	within 60 client "until (( \$(awk '{ print \$9 }' /sys/class/block/${1##*/}/stat) > 0 )); do sleep 0.1; done"
+}
+
 # However the last test left things: all clean, and a device can be had again.
 expect_recovery() {
 	pool_down p
@@ -83,8 +88,8 @@ test_client_held_open() {
 	equal "$(try_rmmod client brmr)" busy "mounted"
 	client "umount /mnt"
 	client "fio --name=x --filename=$dev --rw=randwrite --bs=4k --iodepth=16 --ioengine=libaio --direct=1 \
-		--time_based --runtime=300 > /dev/null 2>&1 &
-		sleep 2"
+		--time_based --runtime=300 > /dev/null 2>&1 &"
+	io_begins "$dev"
 	for what in 1 2 3; do
 		equal "$(try_rmmod client brmr)" busy "under IO, attempt $what"
 	done
@@ -172,13 +177,14 @@ test_node_with_store() {
 
 # A node goes while its client is attached, idle and under IO. It may be refused; whoever is left behind must not hang.
 test_node_with_client() {
-	local io
+	local io dev
 	for io in '' yes; do
 		pool_up p 2 "$size"
 		if [[ $io ]]; then
-			client "fio --name=x --filename=$(pool_device p) --rw=randrw --bs=4k --iodepth=8 --ioengine=libaio \
-				--direct=1 --time_based --runtime=10 > /dev/null 2>&1 &
-				sleep 2"
+			dev=$(pool_device p)
+			client "fio --name=x --filename=$dev --rw=randrw --bs=4k --iodepth=8 --ioengine=libaio \
+				--direct=1 --time_based --runtime=10 > /dev/null 2>&1 &"
+			io_begins "$dev"
 		fi
 		try_rmmod node1 brmr
 		try_rmmod node1 rmr
