@@ -27,6 +27,7 @@ use kernel::sync::Mutex;
 use rmr_engine::options::Value;
 use rmr_sys::gate::Entered;
 use rmr_sys::gate::Gate;
+use rmr_sys::noio::without_io;
 use rmr_sys::rand;
 use rmr_sys::sysfs::Writer;
 use rmr_sys::time::sleep_ms;
@@ -296,7 +297,8 @@ impl Session {
     /// Lets `access` know of each change of the connection, and of how it is. Sleeps.
     pub(crate) fn watch(&self, access: &Arc<Access>) -> Result {
         let mut watchers = self.link.watchers.lock();
-        watchers.push(access.clone(), GFP_KERNEL)?;
+        // Whoever tells of a lost connection waits for the mutex, and IO for them.
+        without_io(|| watchers.push(access.clone(), GFP_KERNEL))?;
         if self.is_connected() {
             access.link(true);
         }

@@ -23,6 +23,7 @@ use kernel::sync::Mutex;
 use rmr_proto::MemberId;
 use rmr_proto::PoolName;
 use rmr_sys::gate::Gate;
+use rmr_sys::noio::without_io;
 use rmr_sys::pr_warn_limited;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::work::Again;
@@ -122,7 +123,17 @@ impl Book {
         self.insert(member, session, true)
     }
 
+    /// Members that IO waits for want the mutex, too: so nothing here waits for writeback.
     fn insert(self: &Arc<Self>, member: MemberId, session: Arc<Session>, fixed: bool) -> Result {
+        without_io(|| self.insert_entry(member, session, fixed))
+    }
+
+    fn insert_entry(
+        self: &Arc<Self>,
+        member: MemberId,
+        session: Arc<Session>,
+        fixed: bool,
+    ) -> Result {
         let mut inner = self.inner.lock();
         if inner.entries.iter().any(|e| e.node.member == member) {
             return Err(refuse!(

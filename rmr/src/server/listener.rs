@@ -35,6 +35,7 @@ use rmr_proto::MAX_PEER_BYTES;
 use rmr_proto::MERGE_HEADER_BYTES;
 use rmr_proto::RESPONSE_BYTES;
 use rmr_sys::crc::KernelCrc;
+use rmr_sys::noio::without_io;
 use rmr_sys::pr_warn_limited;
 use rtrs::Op;
 use rtrs::ServerOps;
@@ -159,7 +160,14 @@ impl ServerOps for Listener {
         }
     }
 
+    /// The same worker brings the IO: it must not wait for memory that is written back by that.
     fn request(&self, session: ArcBorrow<'_, Session>, op: Op) {
+        without_io(|| self.hear(session, op))
+    }
+}
+
+impl Listener {
+    fn hear(&self, session: ArcBorrow<'_, Session>, op: Op) {
         let mut buf = [0; MAX_MESSAGE];
         let header = match op.copy_header(&mut buf) {
             Ok(header) => header,
