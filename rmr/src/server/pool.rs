@@ -36,6 +36,7 @@ use rmr_proto::PoolName;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_sys::global::Global;
+use rmr_sys::noio::without_io;
 use rmr_sys::sysfs::no_data;
 use rmr_sys::sysfs::Dir;
 use rmr_sys::time::sleep_ms;
@@ -90,6 +91,12 @@ impl Pool {
         self.current.lock().store.is_some()
     }
 
+    /// Whether there is a store, or the member of one that is being removed.
+    fn is_occupied(&self) -> bool {
+        let current = self.current.lock();
+        current.store.is_some() || current.runner.is_some()
+    }
+
     /// Who may speak to the member, if not everybody.
     pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
         self.current.lock().guard.clone()
@@ -117,7 +124,7 @@ impl Pool {
     /// Starts the member that `store` makes.
     fn attach(&self, registry: &Registry, store: Arc<dyn Store>) -> Result {
         let _changing = self.changing.lock();
-        if self.has_store() {
+        if self.is_occupied() {
             return Err(refuse!(
                 EEXIST,
                 "pool {} has a store on this node already; remove it first",
@@ -188,7 +195,9 @@ impl Pool {
                 };
                 (store, current.guard.clone())
             };
-            if let Ok(runner) = registry.start(store, guard, self.book.clone()) {
+            // It may be what memory is to be written back to.
+            let started = without_io(|| registry.start(store, guard, self.book.clone()));
+            if let Ok(runner) = started {
                 pr_info!(
                     "pool {}: member {} runs again\n",
                     core::format_args!("{}", self.name),
@@ -207,7 +216,16 @@ struct Entry {
     pool: Arc<Pool>,
     /// Made by attaching a store, not by join_pool: goes with the store.
     implied: bool,
+    /// Stores that are being attached: the pool stays until they are, or are not.
+    attaching: u32,
     _dir: Dir<Pool>,
+}
+
+impl Entry {
+    /// Whether it has a store, or is about to.
+    fn is_used(&self) -> bool {
+        self.attaching > 0 || self.pool.has_store()
+    }
 }
 
 impl Drop for Entry {
@@ -349,6 +367,7 @@ impl Registry {
             Entry {
                 pool: pool.clone(),
                 implied,
+                attaching: 0,
                 _dir: dir,
             },
             GFP_KERNEL,
@@ -388,10 +407,10 @@ impl Registry {
             .iter()
             .position(|e| e.pool.name == *name)
             .ok_or(ENOENT)?;
-        if inner.entries.get(place).is_some_and(|e| e.pool.has_store()) {
+        if inner.entries.get(place).is_some_and(Entry::is_used) {
             return Err(refuse!(
                 EBUSY,
-                "leave_pool: pool {} has a store on this node; remove the store first",
+                "leave_pool: pool {} has a store on this node, or is being given one; remove the store first",
                 name
             ));
         }
@@ -424,7 +443,7 @@ impl Registry {
         let (name, member) = identity(&*store);
         let mut inner = self.inner.lock();
         let known = inner.entries.iter().find(|e| e.pool.name == name);
-        let (pool, new) = match known.map(|e| e.pool.clone()) {
+        let pool = match known.map(|e| e.pool.clone()) {
             Some(pool) if pool.member != member => {
                 return Err(refuse!(
                     numbered(bindings::ESTALE),
@@ -435,15 +454,19 @@ impl Registry {
                     member
                 ));
             }
-            Some(pool) => (pool, false),
-            None => (self.add(&mut inner, name, member, true)?, true),
+            Some(pool) => pool,
+            None => self.add(&mut inner, name, member, true)?,
         };
+        let of_it = |e: &&mut Entry| e.pool.name == name;
+        if let Some(entry) = inner.entries.iter_mut().find(of_it) {
+            entry.attaching += 1;
+        }
         drop(inner);
-        pool.attach(self, store).inspect_err(|_| {
-            if new {
-                self.forget(&name);
-            }
-        })
+        let result = pool.attach(self, store);
+        if let Some(entry) = self.inner.lock().entries.iter_mut().find(of_it) {
+            entry.attaching -= 1;
+        }
+        result.inspect_err(|_| self.forget(&name))
     }
 
     /// Takes the store of `name` away; waits for requests in it.
@@ -455,10 +478,10 @@ impl Registry {
         }
     }
 
-    /// Forgets a pool that came with its store.
+    /// Forgets a pool that came with its store, when it has none.
     fn forget(&self, name: &PoolName) {
         let mut inner = self.inner.lock();
-        let gone = |e: &Entry| e.implied && e.pool.name == *name && !e.pool.has_store();
+        let gone = |e: &Entry| e.implied && e.pool.name == *name && !e.is_used();
         let place = inner.entries.iter().position(gone);
         let entry = place.and_then(|place| inner.entries.remove(place).ok());
         drop(inner);
