@@ -275,15 +275,14 @@ impl Pool {
 
     /// Takes the pool apart, after [`Self::close_down`]. Nobody can find it any more. Sleeps.
     pub(crate) fn dismantle(&self, registry: &Registry) {
+        // Whoever waits to open the pool finds that it is gone.
+        self.admin.lock().gone = true;
         let changing = self.changing.lock();
         if let Some(driver) = self.driver() {
             self.end(&driver);
         }
         drop(changing);
-        let mut admin = self.admin.lock();
-        admin.gone = true;
-        let members = core::mem::take(&mut admin.members);
-        drop(admin);
+        let members = core::mem::take(&mut self.admin.lock().members);
         for member in members {
             drop(member.dir);
             registry.put_session(member.session);

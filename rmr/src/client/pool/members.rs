@@ -47,12 +47,17 @@ impl Pool {
         let Some((driver, command)) = command else {
             return Ok(());
         };
-        self.command(&driver, "add_sess", command).inspect_err(|_| {
-            // Unless somebody else was faster, and has given the session back.
-            if let Ok(session) = self.forget_member(id) {
-                registry.put_session(session);
-            }
-        })
+        self.command(&driver, "add_sess", command)
+            .inspect_err(|&error| {
+                // The engine goes on with what nobody waits for any more: it needs the leg, and the administrator the directory.
+                if error == EINTR || error == ETIMEDOUT {
+                    return;
+                }
+                // Unless somebody else was faster, and has given the session back.
+                if let Ok(session) = self.forget_member(id) {
+                    registry.put_session(session);
+                }
+            })
     }
 
     /// Puts a member into the list; what is to be done with the table then. The session is the member's from now on.

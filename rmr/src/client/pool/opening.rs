@@ -3,6 +3,7 @@
 //! The volume of a pool is opened and closed: legs and data path are made, the engine attaches and detaches.
 
 use super::Admin;
+use super::Member;
 use super::Mode;
 use super::Opened;
 use super::Pool;
@@ -133,8 +134,7 @@ impl Pool {
                 self.check_size(size, &limits.geometry)?;
                 Ok(limits)
             });
-        // Of one attempt: another time other members may be missing.
-        self.admin.lock().force = MemberSet::EMPTY;
+        self.forget_force(&driver);
         match limits {
             Ok(limits) => {
                 self.takeover.store(false, Relaxed);
@@ -145,6 +145,15 @@ impl Pool {
                 self.close(&driver);
                 Err(error)
             }
+        }
+    }
+
+    /// What was forced is of one attempt: another time other members may be missing. If this one was ended for another, it is of that.
+    fn forget_force(&self, driver: &Arc<Driver>) {
+        let mut admin = self.admin.lock();
+        let open = admin.volume.as_ref();
+        if open.is_some_and(|open| Arc::ptr_eq(&open.driver, driver)) {
+            admin.force = MemberSet::EMPTY;
         }
     }
 
@@ -198,6 +207,13 @@ impl Pool {
             drop(admin);
             take_down(&driver);
             return Err(ENOENT);
+        }
+        // Those that were taken away meanwhile.
+        for (id, session) in &ways {
+            let is_it = |m: &Member| m.report.member == *id && Arc::ptr_eq(&m.session, session);
+            if !admin.members.iter().any(is_it) {
+                Driver::remove_leg(&driver, *id);
+            }
         }
         admin.volume = Some(Opened {
             driver: driver.clone(),
