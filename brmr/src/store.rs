@@ -621,7 +621,12 @@ impl Store for LocalStore {
 
     fn assign_pool(&self, pool: Uuid) -> Result {
         let mut superblocks = self.superblocks.lock();
-        superblocks.data.record.pool = pool;
-        superblocks.data.write(self.device())
+        let before = core::mem::replace(&mut superblocks.data.record.pool, pool);
+        let result = superblocks.data.write(self.device());
+        if result.is_err() {
+            // So that it is written when the member is started again.
+            superblocks.data.record.pool = before;
+        }
+        result
     }
 }
