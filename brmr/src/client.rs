@@ -94,7 +94,7 @@ impl Disks {
 #[pin_data]
 pub(crate) struct Registry {
     devices: Dir<()>,
-    /// Not held while a pool is attached to: that takes long when a node does not answer.
+    /// Not held while a pool is attached to, or a disk is made visible: both take long when nodes do not answer.
     #[pin]
     disks: Mutex<Disks>,
 }
@@ -150,12 +150,21 @@ impl Registry {
     fn map(&self, name: PoolName, size: Option<u64>) -> Result {
         let index = self.claim(name)?;
         let disk = VolumeDisk::new(&name, index, size);
+        let mapped = disk.and_then(|disk| self.show(index, name, disk));
         let mut disks = self.disks.lock();
         disks.claimed.retain(|claim| claim.index != index);
-        disks.mapped.reserve(1, GFP_KERNEL)?;
-        let mapped = self.show(index, name, disk?)?;
-        disks.mapped.push(mapped, GFP_KERNEL)?;
-        Ok(())
+        let room = disks.mapped.reserve(1, GFP_KERNEL);
+        let lost = match mapped {
+            // Unless it was unmapped as soon as it could be seen.
+            Ok(mapped) if room.is_ok() && !mapped.device.disk.is_closed() => {
+                return Ok(disks.mapped.push(mapped, GFP_KERNEL)?);
+            }
+            other => other,
+        };
+        // Its directories wait for who unmaps it, who wants the mutex.
+        drop(disks);
+        drop(lost?);
+        Ok(room?)
     }
 
     /// Keeps a number for a disk in front of the pool `name`, until the claim is removed.

@@ -230,6 +230,11 @@ impl VolumeDisk {
         self.disk.remove(false)
     }
 
+    /// Whether it was taken away.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.disk.is_removed()
+    }
+
     /// Where `/sys/block/brmrN` is.
     pub(crate) fn kobject(&self) -> &dyn HasKobject {
         &self.disk

@@ -270,6 +270,11 @@ impl<D: Driver> Disk<D> {
         Ok(())
     }
 
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        *self.stage.lock() == Stage::Removed
+    }
+
     /// Whether anybody (a process, a file system, another driver) has the disk or a partition of it open.
     pub fn is_open(&self) -> bool {
         // SAFETY: Valid by the type invariant.
