@@ -304,6 +304,64 @@ test_force_is_forgotten() {
 	wait_legs p in_sync 1 2 3
 }
 
+# What is forced while members are waited for is not lost when the pool is mapped at that moment.
+test_force_is_taken_over() {
+	pool_down p
+	unload_all
+	pool_up p 2 "$size"
+	device_unmap p
+	client_leave p
+	client_join p
+	client_leg p 1
+	client "echo 1 > $rmr_client/pools/p/enable 2> /dev/null &
+		sleep 1
+		echo lost=2 > $rmr_client/pools/p/force && echo pool=p > $brmr_client/ctl/map_device"
+	wait_for 20 client "[ -b '$(pool_device p)' ]"
+	client "rmr-iotest fill $(pool_device p) --seed 3"
+	client_leg p 2
+	sysfs_write client "$members/node2/discard" 1
+	wait_legs p in_sync 1 2
+	compare_data_areas p
+}
+
+# Who adds a member is killed while that goes on, as the disk of another one hangs: the member is still there to be seen.
+test_add_killed() {
+	pool_down p
+	unload_all
+	node 2 'dmsetup create slow --table "0 $(blockdev --getsz /dev/vda) linear /dev/vda 0"'
+	cleanup node 2 'dmsetup resume slow; dmsetup remove --retry slow'
+	cleanup pool_down p
+	# shellcheck disable=SC2034 # for store_devices
+	pool_backing[2]=/dev/mapper/slow
+	pool_up p 2 "$size"
+	new_member 3
+	node 2 'dmsetup suspend --noflush --nolockfs slow'
+	client "echo sessname=node3 path=$(address 3) mode=create > $rmr_client/pools/p/add_sess &
+		for i in \$(seq 200); do [ -d $members/node3 ] && break; sleep 0.1; done
+		kill -9 \$!; wait \$!; [ \$? = 137 ]" || fail "add_sess was not killed"
+	node 2 'dmsetup resume slow'
+	client "[ -d $members/node3 ]" || fail "the member that is being added has no directory"
+	wait_legs p in_sync 1 2 3
+	client "rmr-iotest fill $(pool_device p) --seed 6"
+	compare_data_areas p
+}
+
+# A store is added while its pool is left: it is in a pool, or not there.
+test_added_while_left() {
+	local stores=$brmr_server/stores pools=$rmr_server/pools
+	pool_down p
+	unload_all
+	new_member 1
+	node 1 "for i in \$(seq 20); do
+		echo 1 > $stores/p/remove_store
+		while [ ! -d $stores/p ]; do echo 1 > $pools/p/leave_pool; done 2> /dev/null &
+		until echo '$(store_devices 1) pool=p' > $brmr_server/ctl/add_store; do sleep 0.1; done 2> /dev/null
+		wait
+		[ -d $pools/p ] || exit 1
+	done" || fail "the store of a pool that was left"
+	pool_down p
+}
+
 # other FILE TEXT: on the host that is to be the other client.
 other() {
 	sysfs_write node3 "$@"
@@ -353,5 +411,8 @@ run_test "changes are told" test_told
 run_test "IO waits for members with all data, or fails" test_suspended
 run_test "two histories, one is given up" test_force
 run_test "a start that is forced, and fails" test_force_is_forgotten
+run_test "a start that is forced while it is waited for" test_force_is_taken_over
+run_test "add_sess is killed" test_add_killed
+run_test "a store is added while its pool is left" test_added_while_left
 run_test "another host takes over" test_takeover
 finish
