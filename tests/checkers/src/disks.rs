@@ -39,7 +39,6 @@ use crate::violation::Rule;
 use crate::violation::Time;
 use crate::violation::Violation;
 use rustc_hash::FxHashMap;
-use smallvec::smallvec;
 use smallvec::SmallVec;
 use std::collections::hash_map::Entry;
 use std::collections::BTreeMap;
@@ -97,13 +96,10 @@ impl Sector {
     }
 }
 
-/// For each of the possible contents of a sector, the members that hold it.
-type Sets = SmallVec<[u32; 4]>;
-
-/// What sectors of a chunk have in common.
+/// What sectors of a chunk have in common: for each of the possible contents, the members that hold it, as a set.
 #[derive(Clone, Debug, Default)]
 struct Pattern {
-    sets: Sets,
+    sets: SmallVec<[u32; 4]>,
     /// How many sectors are so.
     sectors: u32,
 }
@@ -151,7 +147,7 @@ impl Differing {
     /// 1 + the place of a pattern.
     fn place(&mut self, sets: &[u32]) -> u32 {
         let mut known = self.patterns.iter();
-        let found = known.position(|pattern| pattern.sectors > 0 && pattern.sets[..] == *sets);
+        let found = known.position(|pattern| pattern.sectors > 0 && pattern.sets.iter().eq(sets));
         let place = found.unwrap_or_else(|| {
             let mut known = self.patterns.iter();
             let unused = known.position(|pattern| pattern.sectors == 0);
@@ -246,6 +242,8 @@ pub struct Disks {
     unreadable: BTreeMap<u8, Vec<u64>>,
     /// The same by sector: who answers so, as a set.
     unread: Sectors<u32>,
+    /// Room for the sets of a pattern.
+    sets: Vec<u32>,
 }
 
 impl Hash for Disks {
@@ -285,6 +283,7 @@ impl Disks {
             spare: Vec::new(),
             unreadable: BTreeMap::new(),
             unread: Sectors::new(),
+            sets: Vec::new(),
         }
     }
 
@@ -298,7 +297,8 @@ impl Disks {
     /// The sectors that a member answers as unreadable; of one that is not up, that it will.
     pub fn unreadable(&mut self, member: u8, sectors: &[u64]) {
         let known = self.unreadable.get(&member).map_or(&[][..], Vec::as_slice);
-        if known == sectors {
+        // Two empty slices would be compared by memcmp at addresses where nothing is, which is slow.
+        if (known.is_empty() && sectors.is_empty()) || known == sectors {
             return;
         }
         let old: BTreeSet<u64> = known.iter().copied().collect();
@@ -549,8 +549,9 @@ impl Disks {
     fn changed(&mut self, sector: u64) {
         let chunk = self.chunk_of(sector);
         self.look_at(chunk);
-        let sets = self.agreeing(sector);
-        if sets[..] != [self.roles.table] {
+        let mut sets = std::mem::take(&mut self.sets);
+        self.agreeing(sector, &mut sets);
+        if sets != [self.roles.table] {
             let sectors = self.geometry.chunk_sectors;
             let spare = &mut self.spare;
             let differing = self.differing.entry(chunk).or_insert_with(|| {
@@ -565,15 +566,17 @@ impl Disks {
                 self.spare.push(known.remove());
             }
         }
+        self.sets = sets;
     }
 
     /// For each possible content of a sector, the members that hold it.
-    fn agreeing(&self, sector: u64) -> Sets {
+    fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
         let unwritten = Sector::default();
         let state = self.sectors.get(sector).unwrap_or(&unwritten);
         // What nobody gets differs from nothing.
         let unread = self.unread.value(sector) & self.roles.table;
-        let mut sets: Sets = smallvec![unread; 1 + state.open.len()];
+        sets.clear();
+        sets.resize(1 + state.open.len(), unread);
         for member in members(self.roles.table & !unread) {
             let value = self.value(member, sector);
             for (set, candidate) in sets.iter_mut().zip(state.candidates()) {
@@ -586,7 +589,6 @@ impl Disks {
             sets.sort_unstable();
             sets.dedup();
         }
-        sets
     }
 
     fn check_chunk(&self, time: Time, chunk: u64, marks: &impl Marks) -> Result<(), Violation> {
@@ -611,7 +613,11 @@ impl Disks {
             return Ok(());
         }
         let mut sectors = differing.sectors();
-        let sector = sectors.find(|&sector| !fits(&self.agreeing(sector)));
+        let mut sets = Vec::new();
+        let sector = sectors.find(|&sector| {
+            self.agreeing(sector, &mut sets);
+            !fits(&sets)
+        });
         let what = sector.map_or_else(String::new, |sector| self.describe(sector, marks));
         Err(Violation::new(Rule::Unmarked, time, what))
     }
