@@ -155,7 +155,14 @@ impl Pool {
         // Whoever waits to start it again gives up.
         self.current.lock().store = None;
         let _changing = self.changing.lock();
-        let runner = self.current.lock().runner.take();
+        let runner = {
+            let mut current = self.current.lock();
+            if current.store.is_some() {
+                // Another one, since there was no member left to be stopped.
+                return;
+            }
+            current.runner.take()
+        };
         if let Some(runner) = runner {
             runner.stop();
         }
@@ -224,7 +231,7 @@ struct Entry {
 impl Entry {
     /// Whether it has a store, or is about to.
     fn is_used(&self) -> bool {
-        self.attaching > 0 || self.pool.has_store()
+        self.attaching > 0 || self.pool.is_occupied()
     }
 }
 
@@ -341,7 +348,18 @@ impl Registry {
         self.add(&mut inner, name, member, false).map(drop)
     }
 
+    /// Whoever brings IO wants the mutex, too: so nothing here waits for writeback.
     fn add(
+        &self,
+        inner: &mut Inner,
+        name: PoolName,
+        member: MemberId,
+        implied: bool,
+    ) -> Result<Arc<Pool>> {
+        without_io(|| self.add_entry(inner, name, member, implied))
+    }
+
+    fn add_entry(
         &self,
         inner: &mut Inner,
         name: PoolName,
