@@ -102,6 +102,8 @@ struct Inbox {
     attach: Option<(Options, Random)>,
     detach: bool,
     admin: Option<Admin>,
+    /// Number of the last command: an answer to one before, whose task was killed, is of no interest.
+    number: u64,
     answer: Option<Result<(), Refusal>>,
 }
 
@@ -149,6 +151,8 @@ pub(crate) struct Desk {
     state: State,
     /// It has served.
     served: bool,
+    /// Number of the command that the coordinator was told last.
+    command: u64,
 }
 
 /// See the head of the file.
@@ -195,6 +199,7 @@ impl Driver {
                     attach: None,
                     detach: false,
                     admin: None,
+                    number: 0,
                     answer: None,
                 }),
                 desk <- new_mutex!(desk),
@@ -288,6 +293,7 @@ impl Driver {
             let mut inbox = self.inbox.lock();
             self.admin_answered.store(false, Relaxed);
             inbox.answer = None;
+            inbox.number += 1;
             inbox.admin = Some(command);
         }
         self.kick();
@@ -502,6 +508,9 @@ impl Driver {
         let (attach, detach, admin) = {
             let mut inbox = self.inbox.lock();
             let detach = core::mem::take(&mut inbox.detach);
+            if inbox.admin.is_some() {
+                desk.command = inbox.number;
+            }
             (inbox.attach.take(), detach, inbox.admin.take())
         };
         if let Some((options, random)) = &attach {
@@ -769,9 +778,12 @@ impl Driver {
             }
         }
         if let Some(answer) = outbox.admin.take() {
-            self.inbox.lock().answer = Some(answer);
-            self.admin_answered.store(true, Relaxed);
-            self.changed.wake_all();
+            let mut inbox = self.inbox.lock();
+            if desk.command == inbox.number {
+                inbox.answer = Some(answer);
+                self.admin_answered.store(true, Relaxed);
+                self.changed.wake_all();
+            }
         }
     }
 }
@@ -804,6 +816,7 @@ fn desk(depth: u32) -> Result<KBox<Desk>> {
         pool: Uuid::NIL,
         state: State::Closed,
         served: false,
+        command: 0,
     };
     Ok(KBox::new(desk, GFP_KERNEL)?)
 }

@@ -182,7 +182,7 @@ impl Pool {
     ) -> Result<(Arc<Driver>, Caps)> {
         let registry = Registry::get()?;
         let _changing = self.changing.lock();
-        let (caps, options, ways, secret) = {
+        let (caps, ways, secret) = {
             let mut admin = self.admin.lock();
             if admin.gone {
                 return Err(ENOENT);
@@ -197,7 +197,7 @@ impl Pool {
             let caps = self.caps(&admin)?;
             let ways = ways(&admin)?;
             admin.opening = true;
-            (caps, self.options(&admin), ways, admin.secret.clone())
+            (caps, ways, admin.secret.clone())
         };
         let driver = self.build(&registry, depth, caps, consumer, &ways, &secret);
         let mut admin = self.admin.lock();
@@ -220,6 +220,7 @@ impl Pool {
             caps,
             idle,
         });
+        let options = self.options(&admin);
         drop(admin);
         driver.attach(
             options,
