@@ -134,26 +134,21 @@ impl Pool {
                 self.check_size(size, &limits.geometry)?;
                 Ok(limits)
             });
-        self.forget_force(&driver);
+        // What was forced is of one attempt: another time other members may be missing.
         match limits {
             Ok(limits) => {
+                self.admin.lock().force = MemberSet::EMPTY;
                 self.takeover.store(false, Relaxed);
                 self.take_new_members(&driver);
                 Ok((driver, limits))
             }
             Err(error) => {
-                self.close(&driver);
+                // If another attempt has ended this one, it is of that.
+                if self.close(&driver) {
+                    self.admin.lock().force = MemberSet::EMPTY;
+                }
                 Err(error)
             }
-        }
-    }
-
-    /// What was forced is of one attempt: another time other members may be missing. If this one was ended for another, it is of that.
-    fn forget_force(&self, driver: &Arc<Driver>) {
-        let mut admin = self.admin.lock();
-        let open = admin.volume.as_ref();
-        if open.is_some_and(|open| Arc::ptr_eq(&open.driver, driver)) {
-            admin.force = MemberSet::EMPTY;
         }
     }
 
@@ -444,12 +439,14 @@ impl Pool {
 
     /// Ends the volume that this driver drives, unless somebody has done that: waits for all requests, and detaches. What
     /// cannot be done within `io_timeout` fails. Sleeps.
-    pub(crate) fn close(&self, driver: &Arc<Driver>) {
+    pub(crate) fn close(&self, driver: &Arc<Driver>) -> bool {
         let _changing = self.changing.lock();
         let open = self.driver();
-        if open.is_some_and(|open| Arc::ptr_eq(&open, driver)) {
+        let is_it = open.is_some_and(|open| Arc::ptr_eq(&open, driver));
+        if is_it {
             self.end(driver);
         }
+        is_it
     }
 
     /// The same, of the volume that is open; `changing` is held.
