@@ -438,7 +438,7 @@ impl Pool {
     }
 
     /// Ends the volume that this driver drives, unless somebody has done that: waits for all requests, and detaches. What
-    /// cannot be done within `io_timeout` fails. Sleeps.
+    /// cannot be done within `io_timeout` fails. `false` if somebody had. Sleeps.
     pub(crate) fn close(&self, driver: &Arc<Driver>) -> bool {
         let _changing = self.changing.lock();
         let open = self.driver();
