@@ -54,6 +54,7 @@ use rmr_proto::LOG_PAGES;
 use rmr_proto::RECORD_BYTES;
 use rmr_sys::crc::KernelCrc;
 use rmr_sys::module::ModuleRef;
+use rmr_sys::noio::without_io;
 use rmr_sys::rand;
 use rmr_sys::work::Flags;
 use rmr_sys::work::Queue;
@@ -590,7 +591,8 @@ impl Store for LocalStore {
                     done.finish(status(result));
                 };
                 // Work that could not be queued, for want of memory, is dropped, which says so.
-                let _ = self.zeroes.spawn(work, GFP_KERNEL);
+                // This may be the writeback that memory waits for.
+                let _ = without_io(|| self.zeroes.spawn(work, GFP_KERNEL));
                 return;
             }
         };

@@ -95,7 +95,7 @@ impl Listener {
         }
     }
 
-    /// A message that is no IO.
+    /// A message that is no IO. The same worker brings IO, so this must not wait for memory that is written back by that.
     #[inline(never)]
     fn post(&self, session: Arc<Session>, kind: Kind, header: &[u8], op: Op) {
         let mail = match kind {
@@ -160,14 +160,7 @@ impl ServerOps for Listener {
         }
     }
 
-    /// The same worker brings the IO: it must not wait for memory that is written back by that.
     fn request(&self, session: ArcBorrow<'_, Session>, op: Op) {
-        without_io(|| self.hear(session, op))
-    }
-}
-
-impl Listener {
-    fn hear(&self, session: ArcBorrow<'_, Session>, op: Op) {
         let mut buf = [0; MAX_MESSAGE];
         let header = match op.copy_header(&mut buf) {
             Ok(header) => header,
@@ -182,12 +175,12 @@ impl Listener {
         match Batch::parse::<KernelCrc>(header) {
             Ok(batch) => self.io(&session, &batch, op),
             Err(WireError::Kind(wire)) => match Kind::from_wire(wire).filter(|k| !k.is_io()) {
-                Some(kind) => self.post(session.into(), kind, header, op),
+                Some(kind) => without_io(|| self.post(session.into(), kind, header, op)),
                 None => self.refuse(&session, WireError::Kind(wire), op),
             },
             // The rest of it is data, so it is not whole.
             Err(_) if Kind::peek(header) == Some(Kind::Merge) => {
-                self.post(session.into(), Kind::Merge, header, op)
+                without_io(|| self.post(session.into(), Kind::Merge, header, op))
             }
             Err(error) => self.refuse(&session, error, op),
         }
