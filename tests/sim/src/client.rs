@@ -14,6 +14,7 @@ use crate::network::Packet;
 use crate::observer;
 use crate::plan::MS;
 use crate::plan::SECOND;
+use crate::room::encoded;
 use crate::store;
 use crate::store::Crc;
 use crate::workload::What;
@@ -58,8 +59,6 @@ use rmr_proto::Request;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_proto::MAX_BATCH_BYTES;
-use rmr_proto::MAX_CONTROL_BYTES;
-use rmr_proto::MAX_MERGE_BYTES;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -126,18 +125,10 @@ impl Out for Outbox {
 fn encode(message: &Message<'_>) -> (Kind, Vec<u8>) {
     match message {
         Message::Control(control) => {
-            let mut buf = [0; MAX_CONTROL_BYTES];
-            let bytes = control.encode::<Crc>(&mut buf);
-            (
-                control.kind(),
-                bytes.map(<[u8]>::to_vec).unwrap_or_default(),
-            )
+            let bytes = encoded(|room| control.encode::<Crc>(room));
+            (control.kind(), bytes)
         }
-        Message::Merge(merge) => {
-            let mut buf = Box::new([0; MAX_MERGE_BYTES]);
-            let bytes = merge.encode::<Crc>(&mut buf);
-            (Kind::Merge, bytes.map(<[u8]>::to_vec).unwrap_or_default())
-        }
+        Message::Merge(merge) => (Kind::Merge, encoded(|room| merge.encode::<Crc>(room))),
     }
 }
 

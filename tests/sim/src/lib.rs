@@ -19,6 +19,7 @@ pub mod observer;
 pub mod plan;
 pub mod queue;
 pub mod random;
+mod room;
 pub mod run;
 pub mod scene;
 pub mod shrink;

@@ -15,6 +15,7 @@ use crate::network::Packet;
 use crate::observer;
 use crate::plan::MS;
 use crate::plan::SECOND;
+use crate::room::encoded;
 use crate::store;
 use crate::store::Crc;
 use rmr_checkers::Rule;
@@ -37,9 +38,7 @@ use rmr_proto::Status;
 use rmr_proto::StoreState;
 use rmr_proto::Superblock;
 use rmr_proto::Uuid;
-use rmr_proto::MAX_PEER_BYTES;
 use rmr_proto::RECORD_BYTES;
-use rmr_proto::REPLY_BYTES;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -116,9 +115,7 @@ impl Out for Outbox {
             Action::Drain => Act::Drain,
             Action::Flush => Act::Flush,
             Action::SendPeer { call, to, message } => {
-                let mut buf = [0; MAX_PEER_BYTES];
-                let bytes = message.encode::<Crc>(&mut buf);
-                let bytes = bytes.map(<[u8]>::to_vec).unwrap_or_default();
+                let bytes = encoded(|room| message.encode::<Crc>(room));
                 let asked = match message.ask {
                     Ask::FetchDirty { of, page } => Asked::Page(of, page),
                     Ask::Pull { offset, len } => Asked::Data(offset, len),
@@ -138,9 +135,7 @@ impl Out for Outbox {
 }
 
 pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
-    let mut buf = Box::new([0; REPLY_BYTES]);
-    let bytes = reply.encode::<Crc>(&mut buf);
-    bytes.map(<[u8]>::to_vec).unwrap_or_default()
+    encoded(|room| reply.encode::<Crc>(room))
 }
 
 impl Node {

@@ -10,6 +10,7 @@ use crate::disk::SECTOR;
 use crate::env::Env;
 use crate::network::Answer;
 use crate::network::Packet;
+use crate::room::encoded;
 use crate::store::Crc;
 use rmr_engine::admission;
 use rmr_engine::storage::PeerDo;
@@ -22,7 +23,6 @@ use rmr_proto::Op;
 use rmr_proto::Peer;
 use rmr_proto::Request;
 use rmr_proto::Status;
-use rmr_proto::REPLY_BYTES;
 use std::rc::Rc;
 
 /// A message of IO whose requests are not all done.
@@ -110,24 +110,18 @@ impl Node {
         let answer = match engine.member.peer(peer, &engine.hot) {
             Ok(PeerDo::Done) => Answer::of(Status::Ok),
             Ok(PeerDo::Page { of, page }) => {
-                let mut buf = Box::new([0; REPLY_BYTES]);
                 let words = engine.hot.page(of, page);
-                let bytes = DirtyPage::encode::<Crc>(of, page, words, &mut buf);
                 Answer {
                     status: Status::Ok,
-                    bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
+                    bytes: encoded(|room| DirtyPage::encode::<Crc>(of, page, words, room)),
                     data: [].into(),
                 }
             }
-            Ok(PeerDo::Begun(begun)) => {
-                let mut buf = Box::new([0; REPLY_BYTES]);
-                let bytes = begun.encode::<Crc>(&mut buf);
-                Answer {
-                    status: Status::Ok,
-                    bytes: bytes.map(<[u8]>::to_vec).unwrap_or_default(),
-                    data: [].into(),
-                }
-            }
+            Ok(PeerDo::Begun(begun)) => Answer {
+                status: Status::Ok,
+                bytes: encoded(|room| begun.encode::<Crc>(room)),
+                data: [].into(),
+            },
             Ok(PeerDo::Read { offset, len }) => {
                 let access = Access::Read(offset / SECTOR, u64::from(len) / SECTOR);
                 self.begin(env, access, For::Pulled(call));
