@@ -40,11 +40,11 @@ use crate::violation::Time;
 use crate::violation::Violation;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::collections::hash_map::Entry;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::hash::Hasher;
+use std::ops::Range;
 
 /// What members remember; of a member that is up in its memory, else on its disk.
 pub trait Marks {
@@ -52,6 +52,17 @@ pub trait Marks {
     fn up(&self, member: u8) -> bool;
     /// The chunk is in D\[of\] of `holder`.
     fn dirty(&self, holder: u8, of: u8, chunk: u64) -> bool;
+    /// Takes away the bits of chunks that are not in D\[of\] of `holder`, 64 chunks a word. It may take away others, which are
+    /// asked for one by one then.
+    fn keep_dirty(&self, holder: u8, of: u8, words: &mut [u64]) {
+        for (chunk, word) in (0..).step_by(64).zip(words) {
+            for bit in 0..64 {
+                if *word >> bit & 1 == 1 && !self.dirty(holder, of, chunk + bit) {
+                    *word &= !(1 << bit);
+                }
+            }
+        }
+    }
     /// `member` would report the chunk as suspect if it was promised now: what is durable, and what it knows of the
     /// writes above the watermark.
     fn suspect(&self, member: u8, chunk: u64) -> bool;
@@ -211,11 +222,86 @@ impl<F: Fn(u8) -> bool> Unmarked<F> {
     }
 }
 
+/// If fewer chunks than one of so many differ, their marks are asked for one by one.
+const FEW: u64 = 128;
+
+/// Where differences are remembered in dirty bitmaps, in a configuration: most of them are.
+struct Noted {
+    table: u32,
+    /// Members, and a bit for each chunk.
+    members: SmallVec<[(u8, Vec<u64>); 4]>,
+}
+
+impl Noted {
+    /// The members of which it is remembered that they may differ in a chunk.
+    fn marked(&self, chunk: u64) -> u32 {
+        let (place, bit) = (chunk as usize / 64, chunk % 64);
+        let members = self.members.iter().filter(|(_, words)| {
+            let word = words.get(place);
+            word.is_some_and(|word| word >> bit & 1 == 1)
+        });
+        members.fold(0, |set, (member, _)| set | crate::bit(*member))
+    }
+}
+
 /// An application's write.
 #[derive(Clone, Debug, Hash)]
 struct Written {
     sector: u64,
     values: Vec<u64>,
+}
+
+/// What members hold, and what they should hold.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    /// By member, from 1.
+    copies: Vec<Sectors<u64>>,
+    sectors: Sectors<Sector>,
+    /// Who answers a sector as unreadable, as a set.
+    unread: Sectors<u32>,
+}
+
+impl Held {
+    fn value(&self, member: u8, sector: u64) -> u64 {
+        let copy = self.copies.get(usize::from(member).wrapping_sub(1));
+        copy.map_or(0, |copy| copy.value(sector))
+    }
+
+    fn can_read(&self, member: u8, sector: u64) -> bool {
+        !contains(self.unread.value(sector), member)
+    }
+
+    /// For each possible content of a sector, those of these members that hold it. False if that is all of them, of the
+    /// only content there is.
+    fn agreeing(&self, table: u32, sector: u64, sets: &mut SmallVec<[u32; 4]>) -> bool {
+        // What nobody gets differs from nothing.
+        let unread = self.unread.value(sector) & table;
+        let state = self.sectors.get(sector);
+        let open = state.map_or(&[][..], |state| &state.open);
+        let content = state.map_or(0, |state| state.content);
+        sets.clear();
+        sets.resize(1 + open.len(), unread);
+        let Some((first, others)) = sets.split_first_mut() else {
+            return true;
+        };
+        for member in members(table & !unread) {
+            let value = self.value(member, sector);
+            if value == content {
+                *first |= crate::bit(member);
+            }
+            for (set, &(_, candidate)) in others.iter_mut().zip(open) {
+                if value == candidate {
+                    *set |= crate::bit(member);
+                }
+            }
+        }
+        if others.is_empty() {
+            return *first != table;
+        }
+        sets.sort_unstable();
+        sets.dedup();
+        sets.as_slice() != [table]
+    }
 }
 
 /// The copies of all members, and the content they should have.
@@ -224,9 +310,7 @@ struct Written {
 #[derive(Clone, Debug)]
 pub struct Disks {
     geometry: Geometry,
-    /// By member, from 1.
-    copies: Vec<Sectors<u64>>,
-    sectors: Sectors<Sector>,
+    held: Held,
     writes: BTreeMap<u64, Written>,
     /// Of the last complete configuration.
     roles: Roles,
@@ -240,18 +324,14 @@ pub struct Disks {
     spare: Vec<Differing>,
     /// Sectors that each member answers as unreadable; nothing for one that never had any.
     unreadable: BTreeMap<u8, Vec<u64>>,
-    /// The same by sector: who answers so, as a set.
-    unread: Sectors<u32>,
-    /// Room for the sets of a pattern.
-    sets: Vec<u32>,
 }
 
 impl Hash for Disks {
     /// Where and how copies differ follows from what they hold, and who answers what from the lists.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.geometry.hash(state);
-        self.copies.hash(state);
-        self.sectors.hash(state);
+        self.held.copies.hash(state);
+        self.held.sectors.hash(state);
         self.writes.hash(state);
         self.roles.hash(state);
         self.installing.hash(state);
@@ -269,8 +349,7 @@ impl Disks {
                 chunk_sectors,
                 ..geometry
             },
-            copies: Vec::new(),
-            sectors: Sectors::new(),
+            held: Held::default(),
             writes: BTreeMap::new(),
             roles: Roles {
                 table,
@@ -282,16 +361,22 @@ impl Disks {
             differing: FxHashMap::default(),
             spare: Vec::new(),
             unreadable: BTreeMap::new(),
-            unread: Sectors::new(),
-            sets: Vec::new(),
         }
     }
 
-    /// The visible content of a sector of a member's disk is `value` now, for whatever reason.
-    pub fn wrote(&mut self, member: u8, sector: u64, value: u64) {
-        if self.copy(member).set(sector, value) != value {
-            self.changed(sector);
+    /// The visible content of sectors of a member's disk is this now, for whatever reason.
+    pub fn wrote(&mut self, member: u8, sectors: impl IntoIterator<Item = (u64, u64)>) {
+        let mut run = 0..0;
+        for (sector, value) in sectors {
+            if self.copy(member).set(sector, value) == value {
+                continue;
+            }
+            if sector != run.end {
+                self.changed(std::mem::replace(&mut run, sector..sector));
+            }
+            run.end += 1;
         }
+        self.changed(run);
     }
 
     /// The sectors that a member answers as unreadable; of one that is not up, that it will.
@@ -305,29 +390,25 @@ impl Disks {
         let new: BTreeSet<u64> = sectors.iter().copied().collect();
         self.unreadable.insert(member, sectors.to_vec());
         for &sector in old.symmetric_difference(&new) {
-            *self.unread.entry(sector) ^= crate::bit(member);
-            self.changed(sector);
+            *self.held.unread.entry(sector) ^= crate::bit(member);
+            self.changed(sector..sector + 1);
         }
-    }
-
-    fn can_read(&self, member: u8, sector: u64) -> bool {
-        !contains(self.unread.value(sector), member)
     }
 
     /// The member has another disk, all zero.
     pub fn replaced(&mut self, member: u8) {
         let old = std::mem::take(self.copy(member));
         for (sector, _) in old.iter() {
-            self.changed(sector);
+            self.changed(sector..sector + 1);
         }
     }
 
     /// A client began a write.
     pub fn started(&mut self, op: u64, sector: u64, values: &[u64]) {
         for (sector, &value) in (sector..).zip(values) {
-            self.sectors.entry(sector).open.push((op, value));
-            self.changed(sector);
+            self.held.sectors.entry(sector).open.push((op, value));
         }
+        self.changed(sector..sector + values.len() as u64);
         let values = values.to_vec();
         self.writes.insert(op, Written { sector, values });
     }
@@ -338,15 +419,15 @@ impl Disks {
             return;
         };
         for (sector, &value) in (write.sector..).zip(&write.values) {
-            let state = self.sectors.entry(sector);
+            let state = self.held.sectors.entry(sector);
             // Writes that were given up before may not come up again now; those under way may.
             let still_running = &self.writes;
             state
                 .open
                 .retain(|(other, _)| still_running.contains_key(other));
             state.content = value;
-            self.changed(sector);
         }
+        self.changed(write.sector..write.sector + write.values.len() as u64);
     }
 
     /// A write was answered with an error, or its client is gone: it is there or not, nobody knows where.
@@ -377,14 +458,14 @@ impl Disks {
         self.may_be(roles);
         for sector in self.known_sectors() {
             for member in members(roles.in_sync & self.roles.table) {
-                if !self.can_read(member, sector) {
+                if !self.held.can_read(member, sector) {
                     continue;
                 }
-                let value = self.value(member, sector);
-                let state = self.sectors.entry(sector);
+                let value = self.held.value(member, sector);
+                let state = self.held.sectors.entry(sector);
                 if state.candidates().all(|candidate| candidate != value) {
                     state.open.push((u64::MAX, value));
-                    self.changed(sector);
+                    self.changed(sector..sector + 1);
                 }
             }
         }
@@ -399,8 +480,8 @@ impl Disks {
             self.touched.extend(self.differing.keys());
             return;
         }
-        for sector in self.known_sectors() {
-            self.changed(sector);
+        for part in self.known_parts() {
+            self.changed(Sectors::<u64>::part(part));
         }
     }
 
@@ -411,15 +492,15 @@ impl Disks {
         self.configured(roles);
         for sector in self.known_sectors() {
             let mut held: Vec<u64> = members(roles.in_sync & roles.table)
-                .filter(|&member| self.can_read(member, sector))
-                .map(|member| self.value(member, sector))
+                .filter(|&member| self.held.can_read(member, sector))
+                .map(|member| self.held.value(member, sector))
                 .collect();
             held.dedup();
             if held.is_empty() {
                 // Nobody can say what it is, so it stays what it may be.
                 continue;
             }
-            let state = self.sectors.entry(sector);
+            let state = self.held.sectors.entry(sector);
             let still_running = &self.writes;
             state.open.retain(|(op, _)| still_running.contains_key(op));
             if let Some((first, others)) = held.split_first() {
@@ -428,7 +509,7 @@ impl Disks {
                     .open
                     .extend(others.iter().map(|&value| (u64::MAX, value)));
             }
-            self.changed(sector);
+            self.changed(sector..sector + 1);
         }
     }
 
@@ -461,9 +542,34 @@ impl Disks {
     /// A sector that differs and is not marked.
     pub fn check_all(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
         self.touched.clear();
-        let chunks = self.differing.keys();
-        let wrong =
-            chunks.filter_map(|&chunk| Some((chunk, self.check_chunk(time, chunk, marks).err()?)));
+        let chunks = self.geometry.sectors.div_ceil(self.geometry.chunk_sectors);
+        let noted: SmallVec<[Noted; 2]> = if self.differing.len() as u64 * FEW > chunks {
+            let noted = self
+                .may_be_so()
+                .map(|roles| self.noted(chunks, roles, marks));
+            noted.collect()
+        } else {
+            SmallVec::new()
+        };
+        let is_noted = |chunk: u64, differing: &Differing| {
+            let marked: SmallVec<[(u32, u32); 2]> = noted
+                .iter()
+                .map(|noted| (noted.table, noted.marked(chunk)))
+                .collect();
+            let excused = |set: u32| {
+                marked
+                    .iter()
+                    .any(|(table, marked)| !set & table & !marked == 0)
+            };
+            let fits = |sets: &[u32]| sets.iter().any(|&set| excused(set));
+            differing.ways().all(fits)
+        };
+        let unclear = self
+            .differing
+            .iter()
+            .filter(|(chunk, differing)| !is_noted(**chunk, differing));
+        let wrong = unclear
+            .filter_map(|(&chunk, _)| Some((chunk, self.check_chunk(time, chunk, marks).err()?)));
         wrong
             .min_by_key(|(chunk, _)| *chunk)
             .map_or(Ok(()), |(_, violation)| Err(violation))
@@ -482,18 +588,18 @@ impl Disks {
             for sector in differing.sectors() {
                 let here = members(self.roles.in_sync & self.roles.table);
                 let clean: Vec<u8> = here
-                    .filter(|&member| self.can_read(member, sector))
+                    .filter(|&member| self.held.can_read(member, sector))
                     .filter(|&member| !self.marked(member, chunk, self.roles, marks))
                     .collect();
                 let Some(first) = clean.first() else { continue };
-                let value = self.value(*first, sector);
-                let candidate = self.sectors.get(sector).map_or(value == 0, |state| {
+                let value = self.held.value(*first, sector);
+                let candidate = self.held.sectors.get(sector).map_or(value == 0, |state| {
                     state.candidates().any(|candidate| candidate == value)
                 });
                 if !candidate
                     || clean
                         .iter()
-                        .any(|&member| self.value(member, sector) != value)
+                        .any(|&member| self.held.value(member, sector) != value)
                 {
                     let what = format!("members in sync: {}", self.describe(sector, marks));
                     return Err(Violation::new(Rule::Unequal, time, what));
@@ -506,8 +612,8 @@ impl Disks {
     /// How many chunks of a member's copy differ from the completed content.
     pub fn differing(&self, member: u8) -> usize {
         let differs = |sector: u64| {
-            let content = self.sectors.get(sector).map_or(0, |state| state.content);
-            self.value(member, sector) != content
+            let state = self.held.sectors.get(sector);
+            self.held.value(member, sector) != state.map_or(0, |state| state.content)
         };
         self.differing
             .values()
@@ -515,17 +621,13 @@ impl Disks {
             .count()
     }
 
-    fn value(&self, member: u8, sector: u64) -> u64 {
-        let copy = self.copies.get(usize::from(member).wrapping_sub(1));
-        copy.map_or(0, |copy| copy.value(sector))
-    }
-
     fn copy(&mut self, member: u8) -> &mut Sectors<u64> {
         let place = usize::from(member.max(1)) - 1;
-        if place >= self.copies.len() {
-            self.copies.resize(place + 1, Sectors::new());
+        let copies = &mut self.held.copies;
+        if place >= copies.len() {
+            copies.resize(place + 1, Sectors::new());
         }
-        &mut self.copies[place]
+        &mut copies[place]
     }
 
     fn chunk_of(&self, sector: u64) -> u64 {
@@ -534,9 +636,14 @@ impl Disks {
 
     /// All sectors of which something is known, and some near them.
     fn known_sectors(&self) -> impl Iterator<Item = u64> {
-        let held = self.copies.iter().flat_map(Sectors::parts);
-        let parts: BTreeSet<u64> = held.chain(self.sectors.parts()).collect();
-        parts.into_iter().flat_map(Sectors::<u64>::part)
+        let parts = self.known_parts().into_iter();
+        parts.flat_map(Sectors::<u64>::part)
+    }
+
+    /// The first sectors of the parts they are in.
+    fn known_parts(&self) -> BTreeSet<u64> {
+        let held = self.held.copies.iter().flat_map(Sectors::parts);
+        held.chain(self.held.sectors.parts()).collect()
     }
 
     fn look_at(&mut self, chunk: u64) {
@@ -546,48 +653,38 @@ impl Disks {
     }
 
     /// Brings `differing` up to date.
-    fn changed(&mut self, sector: u64) {
-        let chunk = self.chunk_of(sector);
-        self.look_at(chunk);
-        let mut sets = std::mem::take(&mut self.sets);
-        self.agreeing(sector, &mut sets);
-        if sets != [self.roles.table] {
-            let sectors = self.geometry.chunk_sectors;
-            let spare = &mut self.spare;
-            let differing = self.differing.entry(chunk).or_insert_with(|| {
-                let first = chunk * sectors;
-                let spare = spare.pop().map(|spare| Differing { first, ..spare });
-                spare.unwrap_or_else(|| Differing::new(first, sectors))
-            });
-            differing.set(sector, Some(&sets));
-        } else if let Entry::Occupied(mut known) = self.differing.entry(chunk) {
-            known.get_mut().set(sector, None);
-            if known.get().is_over() {
-                self.spare.push(known.remove());
-            }
+    fn changed(&mut self, sectors: Range<u64>) {
+        let mut sector = sectors.start;
+        while sector < sectors.end {
+            let chunk = self.chunk_of(sector);
+            let next = (chunk + 1) * self.geometry.chunk_sectors;
+            let end = sectors.end.min(next);
+            self.look_at(chunk);
+            self.compare(chunk, sector..end);
+            sector = end;
         }
-        self.sets = sets;
     }
 
-    /// For each possible content of a sector, the members that hold it.
-    fn agreeing(&self, sector: u64, sets: &mut Vec<u32>) {
-        let unwritten = Sector::default();
-        let state = self.sectors.get(sector).unwrap_or(&unwritten);
-        // What nobody gets differs from nothing.
-        let unread = self.unread.value(sector) & self.roles.table;
-        sets.clear();
-        sets.resize(1 + state.open.len(), unread);
-        for member in members(self.roles.table & !unread) {
-            let value = self.value(member, sector);
-            for (set, candidate) in sets.iter_mut().zip(state.candidates()) {
-                if candidate == value {
-                    *set |= crate::bit(member);
-                }
+    /// Notes which sectors of a chunk differ.
+    fn compare(&mut self, chunk: u64, sectors: Range<u64>) {
+        let (held, table) = (&self.held, self.roles.table);
+        let mut sets = SmallVec::new();
+        let mut known = self.differing.get_mut(&chunk);
+        for sector in sectors {
+            let differs = held.agreeing(table, sector, &mut sets);
+            if differs && known.is_none() {
+                let count = self.geometry.chunk_sectors;
+                let first = chunk * count;
+                let spare = self.spare.pop().map(|spare| Differing { first, ..spare });
+                let new = spare.unwrap_or_else(|| Differing::new(first, count));
+                known = Some(self.differing.entry(chunk).or_insert(new));
+            }
+            if let Some(differing) = &mut known {
+                differing.set(sector, differs.then_some(&sets));
             }
         }
-        if sets.len() > 1 {
-            sets.sort_unstable();
-            sets.dedup();
+        if known.is_some_and(|differing| differing.is_over()) {
+            self.spare.extend(self.differing.remove(&chunk));
         }
     }
 
@@ -595,9 +692,9 @@ impl Disks {
         let Some(differing) = self.differing.get(&chunk) else {
             return Ok(());
         };
-        let mut unmarked: SmallVec<[_; 2]> = std::iter::once(&self.roles)
-            .chain(&self.installing)
-            .map(|&roles| Unmarked {
+        let mut unmarked: SmallVec<[_; 2]> = self
+            .may_be_so()
+            .map(|roles| Unmarked {
                 table: roles.table & self.roles.table,
                 asked: 0,
                 marked: 0,
@@ -613,13 +710,43 @@ impl Disks {
             return Ok(());
         }
         let mut sectors = differing.sectors();
-        let mut sets = Vec::new();
+        let mut sets = SmallVec::new();
         let sector = sectors.find(|&sector| {
-            self.agreeing(sector, &mut sets);
+            self.held.agreeing(self.roles.table, sector, &mut sets);
             !fits(&sets)
         });
         let what = sector.map_or_else(String::new, |sector| self.describe(sector, marks));
         Err(Violation::new(Rule::Unmarked, time, what))
+    }
+
+    /// The roles of the last complete configuration, and of those that may be the next.
+    fn may_be_so(&self) -> impl Iterator<Item = Roles> + '_ {
+        std::iter::once(&self.roles)
+            .chain(&self.installing)
+            .copied()
+    }
+
+    /// Where differences are remembered in the bitmaps of all others in sync, or in a member's own, where these are the roles.
+    fn noted(&self, chunks: u64, roles: Roles, marks: &impl Marks) -> Noted {
+        let words = chunks.div_ceil(64) as usize;
+        let table = roles.table & self.roles.table;
+        let kept = members(table).map(|member| {
+            let keepers = roles.in_sync & table & !crate::bit(member);
+            let mut kept = vec![if keepers == 0 { 0 } else { !0 }; words];
+            for keeper in members(keepers) {
+                marks.keep_dirty(keeper, member, &mut kept);
+            }
+            let mut own = vec![!0; words];
+            marks.keep_dirty(member, member, &mut own);
+            for (word, own) in kept.iter_mut().zip(own) {
+                *word |= own;
+            }
+            (member, kept)
+        });
+        Noted {
+            table,
+            members: kept.collect(),
+        }
     }
 
     /// Whether a difference of `member` in `chunk` is remembered, where these are the roles.
@@ -643,7 +770,7 @@ impl Disks {
 
     fn describe(&self, sector: u64, marks: &impl Marks) -> String {
         let chunk = self.chunk_of(sector);
-        let state = self.sectors.get(sector).cloned().unwrap_or_default();
+        let state = self.held.sectors.get(sector).cloned().unwrap_or_default();
         let mut text = format!(
             "sector {sector}, chunk {chunk}: completed {:#x}",
             state.content
@@ -662,7 +789,7 @@ impl Disks {
             };
             text += &format!(
                 "; member {member} ({role}) has {:#x}",
-                self.value(member, sector)
+                self.held.value(member, sector)
             );
             let kept: Vec<String> = members(self.roles.table)
                 .filter(|&keeper| marks.dirty(keeper, member, chunk))

@@ -119,7 +119,12 @@ impl Checker<'_> {
 
     /// All accesses, by sector, in the order of their begins.
     fn accesses(&self) -> Vec<Access> {
-        let mut accesses = Vec::new();
+        let sectors = |op: &Op<'_>| match (op.what, op.returned) {
+            (Operation::Write { values, .. }, _) => values.len(),
+            (Operation::Read { .. }, Some((_, Outcome::Ok(values)))) => values.len(),
+            _ => 0,
+        };
+        let mut accesses = Vec::with_capacity(self.ops.iter().map(sectors).sum());
         for (op, request) in self.ops.iter().enumerate() {
             let (sector, values) = match (request.what, request.returned) {
                 (Operation::Write { sector, values, .. }, _) => (sector, values),

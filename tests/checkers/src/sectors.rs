@@ -12,7 +12,7 @@ const PAGE: usize = 64;
 /// A `T` for each sector; what was never set is `T::default()`.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Sectors<T> {
-    pages: Vec<Option<Box<[T]>>>,
+    pages: Vec<Option<Box<[T; PAGE]>>>,
 }
 
 impl<T: Clone + Default + PartialEq> Sectors<T> {
@@ -41,16 +41,20 @@ impl<T: Clone + Default + PartialEq> Sectors<T> {
         if page >= self.pages.len() {
             self.pages.resize(page + 1, None);
         }
-        let page = self.pages[page].get_or_insert_with(|| vec![T::default(); PAGE].into());
+        let page =
+            self.pages[page].get_or_insert_with(|| Box::new(std::array::from_fn(|_| T::default())));
         &mut page[place]
     }
 
     /// Gives a sector something else; returns what it had.
     pub fn set(&mut self, sector: u64, value: T) -> T {
-        if self.get(sector).is_none() && value == T::default() {
-            return value;
+        let (page, place) = (sector as usize / PAGE, sector as usize % PAGE);
+        let known = self.pages.get_mut(page).and_then(Option::as_mut);
+        match known.and_then(|page| page.get_mut(place)) {
+            Some(known) => std::mem::replace(known, value),
+            None if value == T::default() => value,
+            None => std::mem::replace(self.entry(sector), value),
         }
-        std::mem::replace(self.entry(sector), value)
     }
 
     /// The sectors that have something, in order.
@@ -73,7 +77,7 @@ impl<T: Clone + Default + PartialEq> Sectors<T> {
 
     fn pages(&self) -> impl Iterator<Item = (u64, &[T])> {
         let pages = (0..).step_by(PAGE).zip(&self.pages);
-        pages.filter_map(|(first, page)| Some((first, page.as_deref()?)))
+        pages.filter_map(|(first, page)| Some((first, page.as_deref()?.as_slice())))
     }
 }
 

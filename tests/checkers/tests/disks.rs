@@ -60,8 +60,8 @@ fn missed() -> Disks {
     let mut disks = Disks::new(GEOMETRY, 0b111);
     disks.configured(roles(0b011, 0));
     disks.started(1, 9, &[5]);
-    disks.wrote(1, 9, 5);
-    disks.wrote(2, 9, 5);
+    disks.wrote(1, [(9, 5)]);
+    disks.wrote(2, [(9, 5)]);
     disks.completed(1);
     disks
 }
@@ -130,11 +130,11 @@ fn suspects_of_another_do_not_count() {
     disks.configured(roles(0b011, 0b100));
     // Pulled from member 2, before it was sent; others may start without either.
     disks.started(1, 9, &[5]);
-    disks.wrote(2, 9, 5);
+    disks.wrote(2, [(9, 5)]);
     let mut marks = Sets::default();
     marks.suspect.insert((2, 1));
     assert_eq!(rule(disks.check_all(0, &marks)), None);
-    disks.wrote(3, 9, 5);
+    disks.wrote(3, [(9, 5)]);
     assert_eq!(rule(disks.check_all(0, &marks)), Some(Rule::Unmarked));
     marks.dirty.insert((3, 3, 1));
     assert_eq!(rule(disks.check_all(0, &marks)), None);
@@ -174,7 +174,7 @@ fn a_mark_too_early_gone() {
     marks.dirty.remove(&(2, 3, 1));
     disks.touch(1);
     assert_eq!(rule(disks.check_touched(0, &marks)), Some(Rule::Unmarked));
-    disks.wrote(3, 9, 5);
+    disks.wrote(3, [(9, 5)]);
     assert_eq!(rule(disks.check_touched(0, &marks)), None);
 }
 
@@ -182,7 +182,7 @@ fn a_mark_too_early_gone() {
 fn in_flight() {
     let mut disks = Disks::new(GEOMETRY, 0b11);
     disks.started(1, 0, &[5]);
-    disks.wrote(1, 0, 5);
+    disks.wrote(1, [(0, 5)]);
     let mut marks = Sets::default();
     // Nobody would notice if the client died now.
     assert_eq!(rule(disks.check_touched(0, &marks)), Some(Rule::Unmarked));
@@ -201,7 +201,7 @@ fn of_a_client_that_is_gone() {
     };
     let mut disks = Disks::new(GEOMETRY, 0b11);
     disks.started(1, 0, &[5]);
-    disks.wrote(1, 0, 5);
+    disks.wrote(1, [(0, 5)]);
     disks.failed(1);
     let mut marks = Sets::default();
     marks.suspect.insert((1, 0));
@@ -224,7 +224,7 @@ fn of_a_client_that_is_gone() {
 fn while_it_is_installed() {
     let mut disks = Disks::new(GEOMETRY, 0b111);
     disks.started(1, 0, &[5]);
-    disks.wrote(1, 0, 5);
+    disks.wrote(1, [(0, 5)]);
     disks.failed(1);
     let mut marks = Sets::default();
     marks.dirty.extend([(1, 3, 0), (1, 2, 0), (2, 2, 0)]);
@@ -240,15 +240,15 @@ fn one_content_for_all() {
     let mut disks = Disks::new(GEOMETRY, 0b11);
     disks.started(1, 0, &[5]);
     disks.started(2, 0, &[6]);
-    disks.wrote(1, 0, 5);
-    disks.wrote(2, 0, 6);
+    disks.wrote(1, [(0, 5)]);
+    disks.wrote(2, [(0, 6)]);
     disks.failed(1);
     disks.failed(2);
     assert_eq!(
         rule(disks.check_all(0, &Sets::default())),
         Some(Rule::Unmarked)
     );
-    disks.wrote(2, 0, 5);
+    disks.wrote(2, [(0, 5)]);
     assert_eq!(rule(disks.check_all(0, &Sets::default())), None);
 }
 
@@ -273,8 +273,8 @@ fn equal() {
     marks.dirty.extend([(1, 3, 1), (2, 3, 1)]);
     assert_eq!(rule(disks.check_equal(0, &marks)), None);
     // Both in sync hold what was never completed: no violation of R11 if suspect, but of this.
-    disks.wrote(1, 9, 77);
-    disks.wrote(2, 9, 77);
+    disks.wrote(1, [(9, 77)]);
+    disks.wrote(2, [(9, 77)]);
     marks.suspect.insert((1, 1));
     assert_eq!(rule(disks.check_equal(0, &marks)), Some(Rule::Unmarked));
 }
@@ -329,7 +329,7 @@ proptest! {
             match kind {
                 0 | 1 => {
                     values[usize::from(member) - 1][sector as usize] = value;
-                    disks.wrote(member, sector, value);
+                    disks.wrote(member, [(sector, value)]);
                 }
                 2 => {
                     let op = op as u64;

@@ -46,6 +46,7 @@ use rmr_proto::Layout;
 use rmr_proto::Limits;
 use rmr_proto::MemberId;
 use rmr_proto::Status;
+use rmr_proto::BITMAP_PAGE_WORDS;
 use rmr_proto::BLOCK_SHIFT;
 use rmr_proto::RECORD_BYTES;
 use std::collections::BTreeMap;
@@ -231,6 +232,24 @@ impl Node {
         }
     }
 
+    /// Takes away the bits of chunks that are not dirty in a member's copy: all, if only the disk tells.
+    pub fn keep_dirty(&self, of: u8, words: &mut [u64]) {
+        let (Some(of), Some(engine)) = (MemberId::new(of.into()), self.engine()) else {
+            words.fill(0);
+            return;
+        };
+        let whole = self.lost || self.stale || self.diverged || !self.image.readable;
+        if whole || (of == self.id && engine.member.needs_fetch()) {
+            return;
+        }
+        for (page, words) in (0..).zip(words.chunks_mut(BITMAP_PAGE_WORDS)) {
+            let dirty = engine.hot.page(of, page).chain(std::iter::repeat(0));
+            for (word, dirty) in words.iter_mut().zip(dirty) {
+                *word &= dirty;
+            }
+        }
+    }
+
     /// Whether it would report a chunk as suspect.
     pub fn suspect(&self, chunk: u64) -> bool {
         self.engine()
@@ -393,10 +412,9 @@ impl Node {
         if self.aside.is_some() {
             return;
         }
-        for &sector in &done.changed {
-            let value = self.device.disk.value(sector);
-            env.observer.wrote(self.member, sector, value);
-        }
+        let changed = done.changed.iter();
+        let values = changed.map(|&sector| (sector, self.device.disk.value(sector)));
+        env.observer.wrote(self.member, values);
         let now = env.now();
         env.observer.lost(now, self.member, Some(done.lost.clone()));
     }

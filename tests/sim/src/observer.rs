@@ -441,9 +441,9 @@ impl Observer {
         self.compare = true;
     }
 
-    /// What a member's disk returns has changed.
-    pub fn wrote(&mut self, member: u8, sector: u64, value: u64) {
-        self.disks.wrote(member, sector, value);
+    /// What a member's disk returns of sectors has changed.
+    pub fn wrote(&mut self, member: u8, sectors: impl IntoIterator<Item = (u64, u64)>) {
+        self.disks.wrote(member, sectors);
     }
 
     /// Sectors that a member answers as unreadable.

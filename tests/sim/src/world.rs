@@ -90,6 +90,13 @@ impl Marks for Remembered<'_> {
             .is_some_and(|node| node.dirty(of, chunk))
     }
 
+    fn keep_dirty(&self, holder: u8, of: u8, words: &mut [u64]) {
+        match self.0.get(&holder) {
+            Some(node) => node.keep_dirty(of, words),
+            None => words.fill(0),
+        }
+    }
+
     fn suspect(&self, member: u8, chunk: u64) -> bool {
         self.0.get(&member).is_some_and(|node| node.suspect(chunk))
     }
@@ -1257,5 +1264,52 @@ impl World {
         config.receivers() == config.table()
             && nodes(config.catching_up)
                 .all(|node| node.receives() && node.unreadable_blocks(&lost) > UNREADABLE_SLOTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Kinds;
+    use crate::plan::Cut;
+
+    /// What a whole bitmap says is what is said of each chunk, or nothing.
+    #[test]
+    fn bits_at_once() {
+        let mut seen = (0, 0);
+        for seed in 1..=4 {
+            let plan = Plan::draw(seed, Kinds::all(), &Cut::default());
+            let mut world = World::new(plan, false);
+            world.begin();
+            while !world.over && world.turn() {
+                if world.env.figures.events % 1000 == 0 {
+                    let (all, some) = world.compare_bits();
+                    seen = (seen.0 + all, seen.1 + some);
+                }
+            }
+        }
+        assert!(seen.0 > 0 && seen.1 > 0 && seen.1 < seen.0, "{seen:?}");
+    }
+
+    impl World {
+        /// How many chunks were compared, and how many of them were dirty.
+        fn compare_bits(&self) -> (u64, u64) {
+            let marks = Remembered(&self.nodes);
+            let chunks = self.env.plan.size >> self.env.plan.chunk_shift;
+            let mut seen = (0, 0);
+            let members = || 1..=self.env.plan.members + 1;
+            for (holder, of) in members().flat_map(|holder| members().map(move |of| (holder, of))) {
+                let mut words = vec![!0_u64; chunks.div_ceil(64) as usize];
+                marks.keep_dirty(holder, of, &mut words);
+                let told = words.iter().any(|word| *word != 0);
+                for chunk in 0..chunks {
+                    let bit = words[chunk as usize / 64] >> (chunk % 64) & 1 == 1;
+                    let dirty = marks.dirty(holder, of, chunk);
+                    assert!(dirty == bit || !told, "D[{of}] of {holder}, chunk {chunk}");
+                    seen = (seen.0 + 1, seen.1 + u64::from(bit));
+                }
+            }
+            seen
+        }
     }
 }

@@ -234,13 +234,10 @@ impl Node {
             .collect();
         self.device = copy;
         self.stale = true;
-        for sector in old {
-            env.observer
-                .wrote(self.member, sector, self.device.disk.value(sector));
-        }
-        for (sector, value) in self.device.disk.values() {
-            env.observer.wrote(self.member, sector, value);
-        }
+        let disk = &self.device.disk;
+        let values = old.into_iter().map(|sector| (sector, disk.value(sector)));
+        env.observer.wrote(self.member, values);
+        env.observer.wrote(self.member, disk.values());
         env.observer.rolled_back(self.member);
         self.look_at_disk();
     }
