@@ -544,7 +544,7 @@ impl<M: Memory> Coordinator<M> {
         let now = turn.now;
         self.scan_at = now.after(self.io_timeout() >> 2);
         self.retry_at = now.after(MILLISECOND);
-        self.tell_at = now.after(MILLISECOND);
+        self.tell_later(turn);
         turn.out.act(Action::Open);
     }
 }

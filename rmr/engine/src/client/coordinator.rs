@@ -53,6 +53,7 @@ use rmr_proto::MemberId;
 use rmr_proto::MemberSet;
 use rmr_proto::Merge;
 use rmr_proto::Reply;
+use rmr_proto::Seq;
 use rmr_proto::Status;
 use rmr_proto::Target;
 use rmr_proto::Uuid;
@@ -151,6 +152,8 @@ pub struct Coordinator<M: Memory> {
     pub(super) scan_at: Time,
     pub(super) retry_at: Time,
     pub(super) tell_at: Time,
+    /// The last write there was when that was put off.
+    pub(super) issued: Seq,
     calls: u64,
     /// How far the clock was set back in all.
     skew: Nanos,
@@ -201,6 +204,7 @@ impl<M: Memory> Coordinator<M> {
             scan_at: Time::NEVER,
             retry_at: Time::NEVER,
             tell_at: Time::NEVER,
+            issued: Seq(0),
             calls: 0,
             skew: 0,
             last: Time(0),
@@ -227,7 +231,7 @@ impl<M: Memory> Coordinator<M> {
                 member,
                 cause,
             } => self.io_failed(ticket, member, cause, turn),
-            Event::Hint(Hint::Idle) => self.tell_at = turn.now.after(MILLISECOND),
+            Event::Hint(Hint::Idle) => self.tell_later(turn),
             Event::Hint(Hint::Ended) => {}
             // It may have come early, after a jump of the clock.
             Event::Timer => self.timer = Time::NEVER,

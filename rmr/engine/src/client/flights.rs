@@ -921,9 +921,9 @@ impl<M: Memory> Data<M> {
         self.window.none_complete_above(Seq(self.stable.load()))
     }
 
-    /// Whether some write is above the watermark.
-    pub(super) fn is_busy(&self) -> bool {
-        self.window.watermark() != self.window.issued()
+    /// The number of the last write.
+    pub(super) fn issued(&self) -> Seq {
+        self.window.issued()
     }
 
     /// The next time the pool is idle, the coordinator is to be told.

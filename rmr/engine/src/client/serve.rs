@@ -33,6 +33,8 @@ use rmr_proto::Status;
 const PING: Nanos = SECOND;
 /// The same for a member that is catching up.
 const PROGRESS: Nanos = 100 * MILLISECOND;
+/// How long there are no writes until members are told the watermark.
+const TELL: Nanos = 10 * MILLISECOND;
 /// Longest time that IO waits for a connection to come back.
 const GRACE: Nanos = SECOND;
 /// After so many looks, each a quarter of `io_timeout` apart, a request hangs.
@@ -116,13 +118,7 @@ impl<M: Memory> Coordinator<M> {
         else {
             return;
         };
-        let mut tell = false;
-        if now >= self.tell_at {
-            self.tell_at = Time::NEVER;
-            // If writes are on their way, they tell; the next time there are none, one hears of it.
-            tell = !turn.data.is_busy();
-            turn.data.rearm_idle();
-        }
+        let tell = now >= self.tell_at && self.quiet(turn);
         for id in self.outsiders().intersection(self.up()) {
             let due = self
                 .peer(id)
@@ -150,6 +146,25 @@ impl<M: Memory> Coordinator<M> {
             });
             self.send(id, Step::Ping, message, turn);
         }
+    }
+
+    /// Members are to be told the watermark when there were no writes for so long.
+    pub(super) fn tell_later(&mut self, turn: &Turn<'_, M>) {
+        self.tell_at = turn.now.after(TELL);
+        self.issued = turn.data.issued();
+    }
+
+    /// Whether there were none. Else the writes told it themselves, up to the last one, and it is looked again later: who
+    /// writes one block after the other has the coordinator run, and messages sent, once in a while, not for each write.
+    fn quiet(&mut self, turn: &Turn<'_, M>) -> bool {
+        if turn.data.issued() != self.issued || turn.data.watermark() != self.issued {
+            self.tell_later(turn);
+            return false;
+        }
+        self.tell_at = Time::NEVER;
+        // The next time there are no writes, one hears of it.
+        turn.data.rearm_idle();
+        true
     }
 
     fn ping_pause(&self, id: MemberId) -> Nanos {
