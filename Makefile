@@ -80,7 +80,7 @@ coverage:
 
 .PHONY: model
 model:
-	@scripts/enter cargo run --quiet --locked --release -p rmr-model --bin model -- $(MODEL)
+	@scripts/enter cargo run --quiet --locked --profile fast -p rmr-model --bin model -- $(MODEL)
 
 .PHONY: planted
 planted:

@@ -356,7 +356,7 @@ is_out() {
 
 # writes POOL SECONDS: against a model, in the background of the test; wait_writes tells how it went.
 writes() {
-	client "rmr-iotest model $(pool_device "$1") --seconds $2 --span 48M --max-io 64K" &
+	client "rmr-iotest model $(pool_device "$1") --seconds $2 --span 32M --max-io 64K" &
 	writer=$!
 }
 

@@ -10,7 +10,8 @@ refused_vms="client node1 node2"
 # What must not change: objects in sysfs, module references, and the beginning of the disks, where all metadata are; and that of
 # refused_devices, if there are more.
 snapshot() {
-	local name
+	local name of jobs=()
+	of=$(mktemp -d)
 	for name in $refused_vms; do
 		vm "$name" 'hostname; find /sys/devices/virtual/{rmr,brmr}-{client,server} -type d 2> /dev/null | sort
 			grep -E "^(b?rmr|rtrs)" /proc/modules | cut -d " " -f 1,3 | sort
@@ -19,8 +20,14 @@ snapshot() {
 				if [ "${HOSTNAME#node}" != "$HOSTNAME" ] && [ -b "$d" ]; then
 					dd if=$d bs=1M count=14 iflag=direct status=none | md5sum
 				fi
-			done'
+			done' > "$of/$name" &
+		jobs+=("$!")
 	done
+	for name in "${jobs[@]}"; do
+		wait "$name"
+	done
+	cat "$of"/*
+	rm -r "$of"
 }
 
 # refused ERRNO VM FILE TEXT WORDS: the write fails so, and its one log line has these words.

@@ -8,7 +8,7 @@
 need_nodes 3
 . "$(dirname "$0")/../pool.sh"
 
-size=96M
+size=64M
 # shellcheck disable=SC2034 # for pool_up
 pool_io_timeout=4000
 members=$rmr_client/pools/p/sessions
@@ -43,7 +43,7 @@ test_add() {
 	pool_down p
 	unload_all
 	pool_up p 2 "$size"
-	writes p 20
+	writes p 12
 	sleep 2
 	new_member 3
 	add_leg 3 mode=create
@@ -55,13 +55,13 @@ test_add() {
 
 test_maintenance() {
 	three_legs
-	writes p 20
+	writes p 12
 	sleep 2
 	sysfs_write client "$members/node2/maintenance" 1
 	wait_legs p maintenance 2
 	equal "$(sysfs_read client "$rmr_client/pools/p/in_sync")" "1 3" "in sync"
 	equal "$(sysfs_read client "$members/node2/maintenance")" 1 "maintenance"
-	sleep 5
+	sleep 3
 	equal "$(leg_state p 2)" maintenance "state after a while"
 	expect_fail EBUSY sysfs_write client "$members/node2/maintenance" 1
 	sysfs_write client "$members/node2/maintenance" 0
@@ -72,7 +72,7 @@ test_maintenance() {
 
 test_disassemble() {
 	three_legs
-	writes p 20
+	writes p 12
 	sleep 2
 	expect_fail EBUSY sysfs_write client "$members/node3/del_sess" 1
 	sysfs_write client "$members/node3/del_sess" mode=disassemble
@@ -89,7 +89,7 @@ test_disassemble() {
 # Out for good; then the node comes with a new store.
 test_delete() {
 	three_legs
-	writes p 25
+	writes p 15
 	sleep 2
 	sysfs_write client "$members/node3/del_sess" mode=delete
 	client "[ ! -e $members/node3 ]"

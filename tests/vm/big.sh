@@ -58,7 +58,7 @@ test_boundaries() {
 	local base
 	for base in $((4 * gib)) $((2 * tib)) $((4 * tib)); do
 		client "rmr-iotest model $(pool_device p) --offset-base $((base - 8 * 1024 * 1024)) --span $window \
-			--max-io 1M --seconds 4"
+			--max-io 1M --seconds 2"
 	done
 }
 

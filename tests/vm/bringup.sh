@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Bring-up and teardown: how few commands it takes, in every order that makes sense, in some that do not, and 20 times in a
+# Bring-up and teardown: how few commands it takes, in every order that makes sense, in some that do not, and 14 times in a
 # row, each time in another order, without a leak.
 
 . "$(dirname "$0")/../lib.sh"
@@ -12,7 +12,7 @@ need_nodes 2
 size=64M
 # Rounds before the leak check begins: caches have their working size then.
 warm_up=6
-rounds=${BRINGUP_ROUNDS:-20}
+rounds=${BRINGUP_ROUNDS:-14}
 
 # One step of a bring-up or teardown; a digit is the number of a node.
 step() {

@@ -8,7 +8,7 @@
 need_nodes 3
 . "$(dirname "$0")/../pool.sh"
 
-size=128M
+size=64M
 # Requests wait so long for a node that does not answer.
 # shellcheck disable=SC2034 # for pool_up
 pool_io_timeout=4000
@@ -19,7 +19,7 @@ test_up() {
 }
 
 test_kill() {
-	writes p 20
+	writes p 15
 	sleep 3
 	cluster kill node3
 	wait_for "$leg_seconds" is_out p 3
@@ -33,7 +33,7 @@ test_kill() {
 
 test_back_under_load() {
 	cluster kill node2
-	writes p 60
+	writes p 45
 	sleep 5
 	cluster start node2
 	node_back p 2
@@ -43,7 +43,7 @@ test_back_under_load() {
 }
 
 test_link() {
-	writes p 30
+	writes p 20
 	sleep 3
 	cluster link node1 1 down
 	cleanup cluster link node1 1 up

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A hostile peer: tests/modules/rmr_hostile.rs sends $HOSTILE_COUNT messages (default 50000) from node2 to node1, which
+# A hostile peer: tests/modules/rmr_hostile.rs sends $HOSTILE_COUNT messages (default 20000) from node2 to node1, which
 # serves a client at the same time. Every message that must be refused is, nothing leaks, the kernel log is not flooded,
 # and the client, which knows what each block must hold, notices nothing. HOSTILE_SEED repeats a run.
 
@@ -12,7 +12,7 @@ need_nodes 2
 . "$(dirname "$0")/../leak.sh"
 
 size=128M
-count=${HOSTILE_COUNT:-50000}
+count=${HOSTILE_COUNT:-20000}
 seed=${HOSTILE_SEED:-$RANDOM}
 ctl=/sys/class/rmr-hostile/ctl
 

@@ -8,8 +8,8 @@
 need_nodes 2
 . "$(dirname "$0")/../pool.sh"
 
-size=128M
-seconds=${IO_SECONDS:-10}
+size=96M
+seconds=${IO_SECONDS:-6}
 
 test_sizes() {
 	client "rmr-iotest sizes $(pool_device p)"

@@ -9,7 +9,7 @@ export RMR_TESTS=1
 need_nodes 2
 . "$(dirname "$0")/../pool.sh"
 
-size=128M
+size=64M
 # shellcheck disable=SC2034 # for pool_up
 pool_io_timeout=4000
 # Description of the key that all know; rmr:wrong is one of that length.
@@ -117,7 +117,7 @@ test_stranger() {
 
 test_kill() {
 	local writer
-	client "rmr-iotest model $(pool_device p) --seconds 15 --span 64M --max-io 64K" &
+	client "rmr-iotest model $(pool_device p) --seconds 12 --span 32M --max-io 64K" &
 	writer=$!
 	sleep 3
 	cluster kill node2
@@ -137,7 +137,7 @@ test_kill() {
 
 test_link() {
 	local writer
-	client "rmr-iotest model $(pool_device p) --seconds 25 --span 64M --max-io 64K" &
+	client "rmr-iotest model $(pool_device p) --seconds 20 --span 32M --max-io 64K" &
 	writer=$!
 	cluster link node2 1 down
 	cleanup cluster link node2 1 up

@@ -7,7 +7,7 @@
 need_nodes 2
 . "$(dirname "$0")/../pool.sh"
 
-seconds=${SMP_SECONDS:-15}
+seconds=${SMP_SECONDS:-8}
 
 fio() {
 	client "fio --filename=$(pool_device p) --ioengine=libaio --direct=1 --group_reporting --minimal $* > /tmp/fio.out 2>&1 ||
