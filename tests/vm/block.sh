@@ -25,8 +25,9 @@ self_test() {
 test_openers() {
 	# Reads of a disk that goes away fail; nothing else may.
 	client "cat > /tmp/opener.py" <<-'PYTHON'
-		import os, time
+		import os, sys, time
 		opened = 0
+		print('opening', file=sys.stderr, flush=True)
 		while not os.path.exists('/tmp/openers-stop'):
 		    try:
 		        fd = os.open('/dev/blktest0', os.O_RDWR)
@@ -41,8 +42,11 @@ test_openers() {
 		    os.close(fd)
 		print(opened)
 	PYTHON
-	client "rm -f /tmp/openers-stop; for i in 1 2; do python3 /tmp/opener.py > /tmp/opened\$i 2>&1 < /dev/null & done"
+	client "rm -f /tmp/openers-stop /tmp/opening
+		for i in 1 2; do python3 /tmp/opener.py > /tmp/opened\$i 2>> /tmp/opening < /dev/null & done"
 	cleanup client "touch /tmp/openers-stop"
+	# Python takes its time to start.
+	wait_for 60 client "[ \$(wc -l < /tmp/opening) = 2 ]"
 	self_test tests=1 rounds=40
 	client "touch /tmp/openers-stop"
 	wait_for 10 client "[ \$(cat /tmp/opened1) -gt 10 ] && [ \$(cat /tmp/opened2) -gt 10 ]"

@@ -148,7 +148,7 @@ bugs! {
     /// Writes count as complete everywhere as soon as they are sent.
     WatermarkAhead = 100, MARKS;
     /// 3: the number of a configuration that was given up is used again.
-    ReuseEpoch = 600, CONFIGURATIONS;
+    ReuseEpoch = 2000, CONFIGURATIONS;
     /// 22: the last member in sync is dropped for the error of one request.
     DropLastForError = 500, TIME;
     /// 24: a new store gets the place of another one, and nobody has all of it dirty.
@@ -191,7 +191,7 @@ bugs! {
     /// Of the first two either is enough: in another incarnation it obeys nobody, and what it does not serve cannot be asked for.
     IgnoreRestart = 100, ADMISSION;
     /// 13: a configuration replaces a newer one.
-    InstallOldEpoch = 500, CONFIGURATIONS;
+    InstallOldEpoch = 2000, CONFIGURATIONS;
     /// 26: what a member vouches for in a promise is not stable.
     NoPromiseFlush = 100, STABLE;
     /// 4: a member that is promoted does not flush, neither then nor after what it pulled.
@@ -221,7 +221,7 @@ bugs! {
     /// 14: a member goes on after a failed flush, and nothing is suspect.
     SurviveFailedFlush = 250, STABLE;
     /// What was pulled is clean before it is complete everywhere.
-    ProveIncomplete = 1000, MARKS;
+    ProveIncomplete = 3000, MARKS;
     /// What was pulled is clean before it is stable.
     ProveUnflushed = 2000, STABLE;
     /// What is fetched replaces what was known to be dirty.

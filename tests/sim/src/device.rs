@@ -103,7 +103,16 @@ impl Device {
             }
             .unwrap_or(Failing::No)
         };
-        self.disk.end(number, failing, &mut env.disk)
+        let lost = failing == Failing::Fail && matches!(access, Access::Flush);
+        let done = self.disk.end(number, failing, &mut env.disk);
+        if lost && env.disk.chance(1, 2) {
+            // A disk that was reset: what else was under way ends at once, before anybody looks at how the flush ended.
+            let at = env.now() + 1;
+            for number in self.disk.numbers() {
+                env.queue.at(at, Event::Disk(member, boot, number));
+            }
+        }
+        done
     }
 
     /// Damage that a reader can notice: only one copy of a record at a time.

@@ -125,6 +125,11 @@ impl Disk {
         self.under_way.get(&number).map(|(access, ..)| access)
     }
 
+    /// The numbers of what is under way, in the order in which it began.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.under_way.keys().copied()
+    }
+
     /// Ends an access. `None` if it is not under way any more.
     pub fn end(&mut self, number: u64, failing: Failing, random: &mut Random) -> Option<Done> {
         let (access, mark) = self.under_way.remove(&number)?;

@@ -313,6 +313,10 @@ impl Plan {
         if random.chance(1, 12) && !calm {
             story::tell_onward(&mut plan, &mut random);
         }
+        let mut random = Random::new(seed, Purpose::Overtaken);
+        if random.chance(1, 12) && !calm {
+            story::tell_overtaken(&mut plan, &mut random);
+        }
         let mut random = Random::new(seed, Purpose::Dead);
         if random.chance(1, 6) && !calm {
             plan.draw_dead(&mut random);

@@ -35,6 +35,8 @@ pub enum Purpose {
     Late = 10,
     /// Whether it has a story that came still later, and which.
     Onward = 11,
+    /// And one of answers that are old.
+    Overtaken = 12,
 }
 
 /// A stream of numbers.

@@ -46,6 +46,8 @@ enum Plot {
     Late,
     /// A member is cut off, then the others while they are told so; the first one comes back first.
     Onward,
+    /// A client attaches, and another one goes on without a member before that has answered.
+    Overtaken,
 }
 
 /// Those that need more luck are more often drawn.
@@ -250,6 +252,17 @@ impl Teller<'_> {
                     self.fault(at, Kind::ClientCrash, one, wait, 0);
                 }
             }
+            Plot::Overtaken => {
+                let dropped = heartbeat + (plan.io_timeout / 4).min(SECOND);
+                let span = dropped + self.random.scaled(MS, 2 * SECOND);
+                self.fault(at, Kind::OneWay, one, None, span);
+                let at = at + dropped - self.random.scaled(MS, heartbeat);
+                self.fault(at, Kind::Takeover, one, None, 0);
+                // The new client has its sessions by then and is about to ask; it waits for this answer with the others.
+                let at = at + (12 * latency).min(5 * MS);
+                let span = self.random.scaled(MS, heartbeat);
+                self.fault(at, Kind::OneWay, one, None, span);
+            }
             Plot::Onward => {
                 // Until the client drops it.
                 let dropped = heartbeat + (plan.io_timeout / 4).min(SECOND);
@@ -293,6 +306,14 @@ pub fn tell_onward(plan: &mut Plan, random: &mut Random) {
     tell_of(Plot::Onward, plan, random);
 }
 
+/// The same, of clients that act on what was so before; drawn by itself for the same reason.
+pub fn tell_overtaken(plan: &mut Plan, random: &mut Random) {
+    plan.members = 2 + u8::from(random.chance(1, 4));
+    plan.quorum = false;
+    plan.io_timeout = random.scaled(1, 4) * SECOND;
+    tell_of(Plot::Overtaken, plan, random);
+}
+
 fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
     plan.heal = random.scaled(4, 15) * SECOND;
     plan.heartbeat = random.scaled(100, 800) * MS;
@@ -307,7 +328,12 @@ fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
         Plot::Removal if random.chance(3, 4) => plan.members = 2,
         Plot::Force => plan.members = random.between(2, 3) as u8,
         Plot::Return => plan.members = plan.members.max(3),
-        Plot::Onward => plan.heal *= 4,
+        // What a flush loses is gone if nobody else is in sync.
+        Plot::Flushes if random.chance(3, 4) => {
+            plan.members = 2;
+            plan.quorum = false;
+        }
+        Plot::Onward | Plot::Overtaken => plan.heal *= 4,
         _ => {}
     }
     let mut kinds: Vec<Kind> = Vec::new();
@@ -384,7 +410,7 @@ fn tell_of(plot: Plot, plan: &mut Plan, random: &mut Random) {
             // So that who was cut off comes back before the next one.
             at += 6 * SECOND;
         }
-        if plot == Plot::Onward {
+        if matches!(plot, Plot::Onward | Plot::Overtaken) {
             at += teller.random.between(4, 12) * SECOND;
         }
     }
