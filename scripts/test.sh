@@ -76,18 +76,21 @@ esac
 if [ "${TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words
 	[ -z "${TESTS:-}" ] || tests=($TESTS)
-	# Idle machines cost time, too: who wants many nodes gets them on a cluster of its own. Disks that can fail cost nothing
-	# there.
-	few=() many=()
+	# Idle machines cost time, too: who wants many nodes gets them on a cluster of its own, and so does who wants disks that
+	# can fail.
+	few=() many=() disks=()
 	for test in "${tests[@]}"; do
-		if grep -qsE '^need_nodes ([3-9]|.*--nbdkit)' "$RMR_TOP/tests/vm/$test.sh"; then
+		if grep -qs '^need_nodes .*--nbdkit' "$RMR_TOP/tests/vm/$test.sh"; then
+			disks+=("$test")
+		elif grep -qs '^need_nodes [3-9]' "$RMR_TOP/tests/vm/$test.sh"; then
 			many+=("$test")
 		else
 			few+=("$test")
 		fi
 	done
 	[ ${#few[@]} -eq 0 ] || vm_section vm "${KERNEL:-}" "${few[@]}"
-	[ ${#many[@]} -eq 0 ] || vm_section vm-many "${KERNEL:-}" "${many[@]}" -- --nbdkit
+	[ ${#many[@]} -eq 0 ] || vm_section vm-many "${KERNEL:-}" "${many[@]}"
+	[ ${#disks[@]} -eq 0 ] || vm_section vm-disks "${KERNEL:-}" "${disks[@]}" -- --nbdkit
 fi
 if [ "${SHORT_TESTS:-}" != none ]; then
 	# shellcheck disable=SC2206 # words
