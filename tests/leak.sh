@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # For the test scripts in tests/vm: does a machine hold more kernel memory and objects after many rounds of something than
-# after few? Slab caches are looked at one by one and twice, which shows a leak of one small object per round; page, percpu and
+# after few? Slab caches are looked at one by one and several times, which shows a leak of one small object per round; page, percpu and
 # vmalloc memory as sums; module references, RTRS sessions and RDMA objects must be back at where they were.
 
 # Kernel memory, in KiB, that may be gained without a leak: what was counted lazily, or grew to its working size.
@@ -30,30 +30,40 @@ leak_snapshot() {
 		rdma resource show | awk "{ for (i = 3; i < NF; i += 2) print \"exact\", \$2 \$i, \$(i + 1) }"'
 }
 
-# leak_compare BEFORE MIDDLE AFTER ROUNDS: prints what grew, and fails if that is a leak. A slab cache leaks if it grew by
-# an object per round in both halves of the rounds: the machine's own business makes a cache grow once, but not steadily.
+# leak_compare ROUNDS SNAPSHOT...: prints what grew, and fails if that is a leak; so many rounds were between a snapshot and
+# the next. A slab cache leaks if it grew by an object per round each time: the machine's own business makes a cache grow
+# once or twice, but not steadily.
 leak_compare() {
-	awk -v half="$(($4 / 2))" -v allowed="$leak_allowed_kib" -v own="^($leak_own_caches)\$" '
+	local rounds=$1
+	shift
+	awk -v rounds="$rounds" -v allowed="$leak_allowed_kib" -v own="^($leak_own_caches)\$" '
 		FNR == 1 { file++ }
 		{ value[file, $1, $2] = $3 }
-		file < 3 { next }
-		{ first = value[2, $1, $2] - value[1, $1, $2]; second = $3 - value[2, $1, $2]; grown = first + second }
+		file < ARGC - 1 { next }
+		{
+			grown = $3 - value[1, $1, $2]
+			steps = ""
+			steady = 1
+			for (i = 2; i <= file; i++) {
+				step = value[i, $1, $2] - value[i - 1, $1, $2]
+				steps = steps (i > 2 ? ", " : "") step
+				steady = steady && step >= rounds
+			}
+		}
 		$1 == "exact" && grown != 0 { print $2 ": " $3 - grown " before, " $3 " after"; leak = 1 }
 		$1 == "kib" && grown > allowed { print $2 " grew by " grown " KiB"; leak = 1 }
-		$1 == "slab" && first >= half && second >= half && $2 !~ own {
-			print "slab " $2 " grew by " first " and " second " objects"
-			leak = 1
-		}
-		END { exit leak }' "$1" "$2" "$3"
+		$1 == "slab" && steady && $2 !~ own { print "slab " $2 " grew by " steps " objects"; leak = 1 }
+		END { exit leak }' "$@"
 }
 
-# leak_begin FOLDER, leak_middle FOLDER, leak_end FOLDER ROUNDS: of all machines.
+# leak_begin FOLDER, leak_middle FOLDER once or more, leak_end FOLDER ROUNDS, with as many rounds in between each: of all machines.
 leak_begin() {
-	leak_snapshots "$1" begin
+	leak_snapshots "$1" 0
 }
 
 leak_middle() {
-	leak_snapshots "$1" middle
+	local taken=("$1/client."*)
+	leak_snapshots "$1" "${#taken[@]}"
 }
 
 leak_snapshots() {
@@ -65,9 +75,9 @@ leak_snapshots() {
 
 leak_end() {
 	local name leak=0
-	leak_snapshots "$1" end
+	leak_middle "$1"
 	for name in $(vms); do
-		leak_compare "$1/$name."{begin,middle,end} "$2" | sed "s/^/$name: /" || leak=1
+		leak_compare "$2" "$1/$name."* | sed "s/^/$name: /" || leak=1
 	done
 	return "$leak"
 }

@@ -73,7 +73,7 @@ test_leaks() {
 	attack "$part"
 	leak_middle "$scratch"
 	attack "$part"
-	leak_end "$scratch" 500
+	leak_end "$scratch" 250
 }
 
 node 2 modinfo -n rmr_hostile > /dev/null 2>&1 || skip_all "the modules were built without RMR_TESTS=1"
