@@ -244,6 +244,8 @@ bugs! {
     ReadAfterFailedFlush = 2000, DATA;
     /// A flush that succeeds after another one failed vouches for what that one lost.
     VouchAfterFailedFlush = 2000, STABLE;
+    /// A start is forced with a member that was not told what it missed, and only what it knows of is dirty on the others.
+    ForceUntold = 0, MARKS;
     /// A promise is answered before it is on disk.
     PromiseUnwritten = 100, CLIENTS;
 }

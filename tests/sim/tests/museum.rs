@@ -1006,6 +1006,58 @@ fn forced_back_and_forth() {
     scene.end();
 }
 
+/// A start is forced with a member that came back, and had not been told yet what it missed; or that has forgotten whether
+/// it was. Another one takes over what that has not, and is alone in the end: who had it, too, is to be copied as a whole.
+#[test]
+fn forced_before_it_knew_what_it_missed() {
+    for restarts in [false, true] {
+        let mut scene = Scene::with(Plan {
+            log_extents: 4,
+            ..calm(3)
+        });
+        scene.lose(2);
+        let newer = scene.write(0, 8);
+        // Until its extent is not in a log any more: it would be suspect.
+        for extent in 1..12 {
+            scene.flush();
+            scene.write(extent * 8192, 8);
+        }
+        scene.flush();
+        scene.crash(1, true);
+        scene.until("3 is alone", |scene| !scene.is_in_sync(1));
+        scene.cut(Host::Member(2), Host::Member(3));
+        scene.find(2);
+        scene.until("2 catches up", |scene| scene.receives(2));
+        scene.crash(3, true);
+        scene.crash_client();
+        scene.start(1);
+        if restarts {
+            scene.crash(2, true);
+            scene.start(2);
+        }
+        scene.open();
+        scene.pass(5 * SECOND);
+        scene.until("waits", |scene| scene.state() == Some(State::Attaching));
+        scene.command(Admin::Force {
+            lost: MemberSet::only(id(3)),
+            history: Uuid::from_random([7; 16]),
+        });
+        scene.until("1 is in sync again", |scene| {
+            scene.is_served() && scene.is_in_sync(1)
+        });
+        assert_ne!(scene.read(0), newer);
+        scene.crash(2, true);
+        scene.until("1 is alone", |scene| !scene.is_in_sync(2));
+        scene.join(Host::Member(2), Host::Member(3));
+        scene.start(3);
+        scene.until("3 is in sync again", |scene| scene.is_in_sync(3));
+        assert_ne!(scene.held(3, 0), newer, "2 restarts: {restarts}");
+        scene.start(2);
+        whole(&mut scene);
+        scene.end();
+    }
+}
+
 /// Section 2 of the review, power loss of all: what was flushed is there.
 #[test]
 fn review_blackout() {
@@ -1048,6 +1100,7 @@ fn planted() {
         (Bug::FetchOnlyOwn, review_5_two_outages),
         (Bug::ResumeFromRestarted, review_7_all_restart),
         (Bug::AcceptDiverged, review_16_forced_start),
+        (Bug::ForceUntold, forced_before_it_knew_what_it_missed),
         (Bug::ProveIncomplete, who_pulled_what_nobody_else_has),
         (Bug::KeepWhoWasLeftOut, who_may_be_out_does_not_go_on_alone),
     ];

@@ -248,10 +248,16 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
                 bitmaps.fill(MemberSet::only(own));
             }
             let config = self.next.installed.as_ref();
-            let forced = config.filter(|config| config.in_sync.contains(own));
-            if let Some(config) = forced.filter(|_| bitmaps.count(own) != 0) {
+            let taken = config.filter(|config| config.in_sync.contains(own));
+            let behind = self.record.installed.as_ref().filter(|last| {
+                !last.in_sync.contains(own) && taken.is_some_and(|c| c.history != last.history)
+            });
+            if behind.is_some() && !self.resync.was_told() && !on(Bug::ForceUntold) {
+                bitmaps.fill(MemberSet::only(own));
+            }
+            if let Some(config) = taken.filter(|_| bitmaps.count(own) != 0) {
                 // Only a forced start takes who is behind for in sync. What it missed is right from now on, and those who
-                // have it differ.
+                // have it differ. If it was not told yet what that is, it may be anything.
                 for other in config.table().minus(config.in_sync) {
                     bitmaps.collect(other, MemberSet::only(own));
                 }
@@ -494,7 +500,7 @@ impl<M: Memory, C: Crc32c> Member<M, C> {
         } else if catching_up {
             self.resync.stay(config.receivers());
         } else {
-            self.resync.stop(shared);
+            self.resync.leave(shared);
         }
         out.act(Action::Serve(self.serving));
     }

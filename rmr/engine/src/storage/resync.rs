@@ -119,6 +119,8 @@ pub(super) struct Resync {
     /// Members whose bitmaps are still to be fetched; the first one from page `page` on.
     left: MemberSet,
     page: u64,
+    /// What was fetched is on disk, and the member was a receiver since.
+    told: bool,
     /// While fetching a page of a bitmap; while pulling what a source has begun.
     question: Option<Question>,
     pulls: [Option<Pull>; MAX_PULLS],
@@ -156,6 +158,7 @@ impl Resync {
             phase: Phase::Idle,
             left: MemberSet::EMPTY,
             page: 0,
+            told: false,
             question: None,
             pulls: [None; MAX_PULLS],
             written: Written::new(),
@@ -182,6 +185,7 @@ impl Resync {
         self.phase = Phase::Fetching;
         self.left = members;
         self.page = 0;
+        self.told = false;
         self.question = None;
         self.cursor = 0;
         self.errors = 0;
@@ -246,9 +250,22 @@ impl Resync {
 
     /// What was fetched is on disk.
     pub(super) fn fetched(&mut self) {
+        self.told = true;
         if self.phase == Phase::Storing {
             self.phase = Phase::Pulling;
         }
+    }
+
+    /// The member does not catch up in the configuration that is installed.
+    pub(super) fn leave<M: Memory, J>(&mut self, shared: &Shared<M, J>) {
+        self.told = false;
+        self.stop(shared);
+    }
+
+    /// Whether the member's own bitmap has all that it missed, also after the episode was stopped. Not after a restart: that
+    /// is not on disk.
+    pub(super) fn was_told(&self) -> bool {
+        self.told
     }
 
     fn active(&self) -> usize {
