@@ -35,6 +35,7 @@
 use crate::contains;
 use crate::members;
 use crate::sectors::Sectors;
+use crate::sectors::PART;
 use crate::violation::Rule;
 use crate::violation::Time;
 use crate::violation::Violation;
@@ -102,6 +103,19 @@ struct Sector {
 }
 
 impl Sector {
+    const fn new() -> Sector {
+        Sector {
+            content: 0,
+            open: Vec::new(),
+        }
+    }
+
+    /// What it may be, by number; the completed content again if there is no such write.
+    fn candidate(&self, number: usize) -> u64 {
+        let open = number.checked_sub(1).and_then(|place| self.open.get(place));
+        open.map_or(self.content, |&(_, value)| value)
+    }
+
     fn candidates(&self) -> impl Iterator<Item = u64> + '_ {
         std::iter::once(self.content).chain(self.open.iter().map(|&(_, value)| value))
     }
@@ -138,9 +152,8 @@ impl Differing {
         }
     }
 
-    /// Says how a sector differs, if it does.
-    fn set(&mut self, sector: u64, sets: Option<&[u32]>) {
-        let new = sets.map_or(0, |sets| self.place(sets));
+    /// Says how a sector differs: 1 + the place of a pattern, or 0 if it does not.
+    fn set(&mut self, sector: u64, new: u32) {
         let Some(place) = self.places.get_mut((sector - self.first) as usize) else {
             return;
         };
@@ -228,19 +241,19 @@ const FEW: u64 = 128;
 /// Where differences are remembered in dirty bitmaps, in a configuration: most of them are.
 struct Noted {
     table: u32,
-    /// Members, and a bit for each chunk.
-    members: SmallVec<[(u8, Vec<u64>); 4]>,
+    /// By member, from 1: a bit for each chunk.
+    words: SmallVec<[Vec<u64>; 8]>,
 }
 
 impl Noted {
-    /// The members of which it is remembered that they may differ in a chunk.
-    fn marked(&self, chunk: u64) -> u32 {
+    /// Whether it is remembered of all others in the table that they may differ in a chunk.
+    fn excuses(&self, chunk: u64, set: u32) -> bool {
         let (place, bit) = (chunk as usize / 64, chunk % 64);
-        let members = self.members.iter().filter(|(_, words)| {
-            let word = words.get(place);
+        members(self.table & !set).all(|member| {
+            let words = self.words.get(usize::from(member).wrapping_sub(1));
+            let word = words.and_then(|words| words.get(place));
             word.is_some_and(|word| word >> bit & 1 == 1)
-        });
-        members.fold(0, |set, (member, _)| set | crate::bit(*member))
+        })
     }
 }
 
@@ -271,37 +284,72 @@ impl Held {
         !contains(self.unread.value(sector), member)
     }
 
-    /// For each possible content of a sector, those of these members that hold it. False if that is all of them, of the
-    /// only content there is.
-    fn agreeing(&self, table: u32, sector: u64, sets: &mut SmallVec<[u32; 4]>) -> bool {
-        // What nobody gets differs from nothing.
-        let unread = self.unread.value(sector) & table;
-        let state = self.sectors.get(sector);
-        let open = state.map_or(&[][..], |state| &state.open);
-        let content = state.map_or(0, |state| state.content);
-        sets.clear();
-        sets.resize(1 + open.len(), unread);
-        let Some((first, others)) = sets.split_first_mut() else {
-            return true;
-        };
-        for member in members(table & !unread) {
-            let value = self.value(member, sector);
-            if value == content {
-                *first |= crate::bit(member);
-            }
-            for (set, &(_, candidate)) in others.iter_mut().zip(open) {
-                if value == candidate {
-                    *set |= crate::bit(member);
+    /// What is known of the sectors of the part that this one is in, and of the copies of these members.
+    fn near(&self, table: u32, sector: u64) -> Near<'_> {
+        let first = Sectors::<u64>::part(sector).start;
+        let copy = |member: u8| self.copies.get(usize::from(member).wrapping_sub(1));
+        let copies = members(table).map(|member| {
+            let values = copy(member).map_or(&[][..], |copy| copy.values(first));
+            (crate::bit(member), values)
+        });
+        Near {
+            first,
+            table,
+            copies: copies.collect(),
+            sectors: self.sectors.values(first),
+            unread: self.unread.values(first),
+        }
+    }
+}
+
+/// What is known of some sectors that lie together.
+struct Near<'a> {
+    first: u64,
+    table: u32,
+    /// Of each member, as a set: what it holds.
+    copies: SmallVec<[(u32, &'a [u64]); 8]>,
+    sectors: &'a [Sector],
+    unread: &'a [u32],
+}
+
+impl Near<'_> {
+    /// For each possible content of these sectors, and for each of them, those of the members that hold it: all for the first content,
+    /// then all for the next. What has fewer possible contents than another one has one of them twice.
+    fn agreeing(&self, sectors: &Range<u64>) -> SmallVec<[u32; 2 * PART]> {
+        let begin = (sectors.start - self.first) as usize;
+        let places = begin..begin + (sectors.end - sectors.start) as usize;
+        let zeroes = [0; PART];
+        let closed = [const { Sector::new() }; PART];
+        let no_copy = [0; PART];
+        let unread = self.unread.get(places.clone()).unwrap_or(&zeroes);
+        let states = self.sectors.get(places.clone()).unwrap_or(&closed);
+        let open = states.iter().map(|state| state.open.len()).max();
+        let mut sets = SmallVec::new();
+        for layer in 0..1 + open.unwrap_or(0) {
+            let from = sets.len();
+            // What nobody gets differs from nothing.
+            sets.extend(places.clone().zip(unread).map(|(_, set)| set & self.table));
+            for (member, values) in &self.copies {
+                let values = values.get(places.clone()).unwrap_or(&no_copy);
+                for ((set, state), value) in sets[from..].iter_mut().zip(states).zip(values) {
+                    *set |= if state.candidate(layer) == *value {
+                        *member
+                    } else {
+                        0
+                    };
                 }
             }
         }
-        if others.is_empty() {
-            return *first != table;
-        }
-        sets.sort_unstable();
-        sets.dedup();
-        sets.as_slice() != [table]
+        sets
     }
+}
+
+/// Sets, each once, in order.
+fn distinct(sets: impl Iterator<Item = u32>) -> SmallVec<[u32; 4]> {
+    let mut sets: SmallVec<[u32; 4]> = sets.collect();
+    sets.sort_unstable();
+    sets.dedup();
+    sets
 }
 
 /// The copies of all members, and the content they should have.
@@ -371,10 +419,7 @@ impl Disks {
             if self.copy(member).set(sector, value) == value {
                 continue;
             }
-            if sector != run.end {
-                self.changed(std::mem::replace(&mut run, sector..sector));
-            }
-            run.end += 1;
+            self.changed_next(&mut run, sector);
         }
         self.changed(run);
     }
@@ -456,6 +501,7 @@ impl Disks {
     /// completes, the next one decides anew.
     pub fn attaching(&mut self, roles: Roles) {
         self.may_be(roles);
+        let mut run = 0..0;
         for sector in self.known_sectors() {
             for member in members(roles.in_sync & self.roles.table) {
                 if !self.held.can_read(member, sector) {
@@ -465,10 +511,11 @@ impl Disks {
                 let state = self.held.sectors.entry(sector);
                 if state.candidates().all(|candidate| candidate != value) {
                     state.open.push((u64::MAX, value));
-                    self.changed(sector..sector + 1);
+                    self.changed_next(&mut run, sector);
                 }
             }
         }
+        self.changed(run);
     }
 
     /// A configuration is complete. What those hold that are not in its table is of no interest.
@@ -490,6 +537,7 @@ impl Disks {
     /// Where they differ, which a mark must excuse, it is one of what they hold.
     pub fn attached(&mut self, roles: Roles) {
         self.configured(roles);
+        let mut run = 0..0;
         for sector in self.known_sectors() {
             let mut held: Vec<u64> = members(roles.in_sync & roles.table)
                 .filter(|&member| self.held.can_read(member, sector))
@@ -509,8 +557,9 @@ impl Disks {
                     .open
                     .extend(others.iter().map(|&value| (u64::MAX, value)));
             }
-            self.changed(sector..sector + 1);
+            self.changed_next(&mut run, sector);
         }
+        self.changed(run);
     }
 
     /// Marks of a chunk were taken away: it is looked at in the next check.
@@ -552,15 +601,7 @@ impl Disks {
             SmallVec::new()
         };
         let is_noted = |chunk: u64, differing: &Differing| {
-            let marked: SmallVec<[(u32, u32); 2]> = noted
-                .iter()
-                .map(|noted| (noted.table, noted.marked(chunk)))
-                .collect();
-            let excused = |set: u32| {
-                marked
-                    .iter()
-                    .any(|(table, marked)| !set & table & !marked == 0)
-            };
+            let excused = |set: u32| noted.iter().any(|noted| noted.excuses(chunk, set));
             let fits = |sets: &[u32]| sets.iter().any(|&set| excused(set));
             differing.ways().all(fits)
         };
@@ -652,6 +693,14 @@ impl Disks {
         }
     }
 
+    /// Adds a sector that changed to a run of them, or begins another one with it. The last one is the caller's to end.
+    fn changed_next(&mut self, run: &mut Range<u64>, sector: u64) {
+        if !run.contains(&sector) && sector != run.end {
+            self.changed(std::mem::replace(run, sector..sector));
+        }
+        run.end = run.end.max(sector + 1);
+    }
+
     /// Brings `differing` up to date.
     fn changed(&mut self, sectors: Range<u64>) {
         let mut sector = sectors.start;
@@ -667,24 +716,41 @@ impl Disks {
 
     /// Notes which sectors of a chunk differ.
     fn compare(&mut self, chunk: u64, sectors: Range<u64>) {
-        let (held, table) = (&self.held, self.roles.table);
-        let mut sets = SmallVec::new();
-        let mut known = self.differing.get_mut(&chunk);
-        for sector in sectors {
-            let differs = held.agreeing(table, sector, &mut sets);
-            if differs && known.is_none() {
-                let count = self.geometry.chunk_sectors;
-                let first = chunk * count;
-                let spare = self.spare.pop().map(|spare| Differing { first, ..spare });
-                let new = spare.unwrap_or_else(|| Differing::new(first, count));
-                known = Some(self.differing.entry(chunk).or_insert(new));
+        let table = self.roles.table;
+        let mut known = self.differing.remove(&chunk);
+        let mut begin = sectors.start;
+        while begin < sectors.end {
+            let here = begin..sectors.end.min(Sectors::<u64>::part(begin).end);
+            let count = (here.end - begin) as usize;
+            begin = here.end;
+            let agreeing = self.held.near(table, here.start).agreeing(&here);
+            if known.is_none() && agreeing.iter().all(|&set| set == table) {
+                continue;
             }
-            if let Some(differing) = &mut known {
-                differing.set(sector, differs.then_some(&sets));
+            let differing = known.get_or_insert_with(|| {
+                let first = chunk * self.geometry.chunk_sectors;
+                let spare = self.spare.pop().map(|spare| Differing { first, ..spare });
+                spare.unwrap_or_else(|| Differing::new(first, self.geometry.chunk_sectors))
+            });
+            let mut place = 0;
+            for (at, sector) in here.enumerate() {
+                let of = |at| agreeing.iter().skip(at).step_by(count);
+                // Most are as the one before.
+                if at == 0 || of(at).ne(of(at - 1)) {
+                    let sets = distinct(of(at).copied());
+                    place = if sets.as_slice() == [table] {
+                        0
+                    } else {
+                        differing.place(&sets)
+                    };
+                }
+                differing.set(sector, place);
             }
         }
-        if known.is_some_and(|differing| differing.is_over()) {
-            self.spare.extend(self.differing.remove(&chunk));
+        match known {
+            Some(differing) if differing.is_over() => self.spare.push(differing),
+            Some(differing) => drop(self.differing.insert(chunk, differing)),
+            None => {}
         }
     }
 
@@ -710,10 +776,9 @@ impl Disks {
             return Ok(());
         }
         let mut sectors = differing.sectors();
-        let mut sets = SmallVec::new();
         let sector = sectors.find(|&sector| {
-            self.held.agreeing(self.roles.table, sector, &mut sets);
-            !fits(&sets)
+            let near = self.held.near(self.roles.table, sector);
+            !fits(&near.agreeing(&(sector..sector + 1)))
         });
         let what = sector.map_or_else(String::new, |sector| self.describe(sector, marks));
         Err(Violation::new(Rule::Unmarked, time, what))
@@ -730,7 +795,7 @@ impl Disks {
     fn noted(&self, chunks: u64, roles: Roles, marks: &impl Marks) -> Noted {
         let words = chunks.div_ceil(64) as usize;
         let table = roles.table & self.roles.table;
-        let kept = members(table).map(|member| {
+        let kept = |member| {
             let keepers = roles.in_sync & table & !crate::bit(member);
             let mut kept = vec![if keepers == 0 { 0 } else { !0 }; words];
             for keeper in members(keepers) {
@@ -741,11 +806,16 @@ impl Disks {
             for (word, own) in kept.iter_mut().zip(own) {
                 *word |= own;
             }
-            (member, kept)
-        });
+            kept
+        };
+        let mut by_member: SmallVec<[Vec<u64>; 8]> = SmallVec::new();
+        for member in members(table) {
+            by_member.resize(usize::from(member) - 1, Vec::new());
+            by_member.push(kept(member));
+        }
         Noted {
             table,
-            members: kept.collect(),
+            words: by_member,
         }
     }
 

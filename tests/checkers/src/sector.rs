@@ -45,9 +45,29 @@ const FEW: usize = 256;
 /// One request to one sector.
 #[derive(Clone, Copy)]
 struct Access {
-    sector: u64,
     op: usize,
     value: u64,
+}
+
+/// What a request wrote or read, sector by sector.
+struct Touched<'a> {
+    op: usize,
+    begin: u64,
+    values: &'a [u64],
+}
+
+impl Touched<'_> {
+    /// The sector after the last one.
+    fn end(&self) -> u64 {
+        self.begin.saturating_add(self.values.len() as u64)
+    }
+
+    fn at(&self, sector: u64) -> Option<Access> {
+        let place = sector.checked_sub(self.begin)?;
+        let value = *self.values.get(usize::try_from(place).ok()?)?;
+        let op = self.op;
+        Some(Access { op, value })
+    }
 }
 
 /// What is the same of sectors that need only one check.
@@ -78,25 +98,51 @@ struct Era {
 
 impl Checker<'_> {
     pub(crate) fn check(&self, report: &mut Report) {
-        let accesses = self.accesses();
-        let mut rest = accesses.as_slice();
+        let touched = self.touched();
+        let mut coming = touched.iter().peekable();
+        // Those that touch the sector, in the order of their begins.
+        let mut here: Vec<&Touched<'_>> = Vec::new();
+        let mut accesses = Vec::new();
         let mut before: Option<Shape> = None;
-        while let Some(first) = rest.first() {
-            let length = rest
-                .iter()
-                .take_while(|access| access.sector == first.sector);
-            let (these, others) = rest.split_at(length.count());
-            // Neighbours are mostly written and read by the same requests: what is good of the one is good of the other.
-            let shape = (these.len() <= FEW).then(|| self.shape(first.sector, these));
-            let found = report.violations.len() as u64 + report.more + report.undecided;
-            if shape.is_none() || before != shape {
-                self.check_sector(first.sector, these, report);
+        let mut sector = 0;
+        loop {
+            here.retain(|touched| touched.end() > sector);
+            if here.is_empty() {
+                let Some(first) = coming.peek() else { return };
+                sector = first.begin;
             }
-            let found_after = report.violations.len() as u64 + report.more + report.undecided;
-            before = shape.filter(|_| found == found_after);
-            report.sectors += 1;
-            rest = others;
+            while let Some(new) = coming.next_if(|new| new.begin == sector) {
+                let place = here.partition_point(|other| other.op < new.op);
+                here.insert(place, new);
+            }
+            let ends = here.iter().map(|touched| touched.end());
+            let until = ends.chain(coming.peek().map(|new| new.begin)).min();
+            for sector in sector..until.unwrap_or(sector) {
+                accesses.clear();
+                accesses.extend(here.iter().filter_map(|touched| touched.at(sector)));
+                self.check_next(sector, &accesses, &mut before, report);
+            }
+            sector = until.unwrap_or(sector);
         }
+    }
+
+    /// Checks a sector, if it is not as the one `before`.
+    fn check_next(
+        &self,
+        sector: u64,
+        accesses: &[Access],
+        before: &mut Option<Shape>,
+        report: &mut Report,
+    ) {
+        // Neighbours are mostly written and read by the same requests: what is good of the one is good of the other.
+        let shape = (accesses.len() <= FEW).then(|| self.shape(sector, accesses));
+        let found = report.violations.len() as u64 + report.more + report.undecided;
+        if shape.is_none() || *before != shape {
+            self.check_sector(sector, accesses, report);
+        }
+        let found_after = report.violations.len() as u64 + report.more + report.undecided;
+        *before = shape.filter(|_| found == found_after);
+        report.sectors += 1;
     }
 
     /// What happened to a sector, but for what its values are called: the first one is 1, the next other one 2.
@@ -117,34 +163,25 @@ impl Checker<'_> {
         }
     }
 
-    /// All accesses, by sector, in the order of their begins.
-    fn accesses(&self) -> Vec<Access> {
-        let sectors = |op: &Op<'_>| match (op.what, op.returned) {
-            (Operation::Write { values, .. }, _) => values.len(),
-            (Operation::Read { .. }, Some((_, Outcome::Ok(values)))) => values.len(),
-            _ => 0,
-        };
-        let mut accesses = Vec::with_capacity(self.ops.iter().map(sectors).sum());
-        for (op, request) in self.ops.iter().enumerate() {
-            let (sector, values) = match (request.what, request.returned) {
-                (Operation::Write { sector, values, .. }, _) => (sector, values),
+    /// What is known of what requests wrote and read, by the first sector.
+    fn touched(&self) -> Vec<Touched<'_>> {
+        let all = self.ops.iter().enumerate().filter_map(|(op, request)| {
+            let (begin, values) = match (request.what, request.returned) {
+                (Operation::Write { sector, values, .. }, _) => (*sector, values),
                 (Operation::Read { sector, .. }, Some((at, Outcome::Ok(values)))) => {
                     if self.eras.exempt(request.client, at, self.quorum) {
-                        continue;
+                        return None;
                     }
-                    (sector, values)
+                    (*sector, values)
                 }
-                _ => continue,
+                _ => return None,
             };
-            accesses.extend((*sector..).zip(values).map(|(sector, &value)| Access {
-                sector,
-                op,
-                value,
-            }));
-        }
-        // They are in the order of their requests already.
-        accesses.sort_by_key(|access| access.sector);
-        accesses
+            let touched = Touched { op, begin, values };
+            (!values.is_empty()).then_some(touched)
+        });
+        let mut touched: Vec<Touched<'_>> = all.collect();
+        touched.sort_by_key(|touched| touched.begin);
+        touched
     }
 
     fn check_sector(&self, sector: u64, accesses: &[Access], report: &mut Report) {

@@ -6,13 +6,13 @@
 
 use std::fmt;
 
-/// Sectors of a page.
-const PAGE: usize = 64;
+/// Sectors of a part: those that are together in memory.
+pub const PART: usize = 64;
 
 /// A `T` for each sector; what was never set is `T::default()`.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Sectors<T> {
-    pages: Vec<Option<Box<[T; PAGE]>>>,
+    pages: Vec<Option<Box<[T; PART]>>>,
 }
 
 impl<T: Clone + Default + PartialEq> Sectors<T> {
@@ -23,8 +23,8 @@ impl<T: Clone + Default + PartialEq> Sectors<T> {
 
     /// What a sector has, if anything was set near it.
     pub fn get(&self, sector: u64) -> Option<&T> {
-        let page = self.pages.get(sector as usize / PAGE)?.as_ref()?;
-        page.get(sector as usize % PAGE)
+        let page = self.pages.get(sector as usize / PART)?.as_ref()?;
+        page.get(sector as usize % PART)
     }
 
     /// What a sector has.
@@ -35,9 +35,15 @@ impl<T: Clone + Default + PartialEq> Sectors<T> {
         self.get(sector).copied().unwrap_or_default()
     }
 
+    /// What the sectors of the part have that begins with this one; nothing if none was ever set there.
+    pub fn values(&self, first: u64) -> &[T] {
+        let page = self.pages.get(first as usize / PART);
+        page.and_then(Option::as_deref).map_or(&[], |page| page)
+    }
+
     /// What a sector has, to be changed.
     pub fn entry(&mut self, sector: u64) -> &mut T {
-        let (page, place) = (sector as usize / PAGE, sector as usize % PAGE);
+        let (page, place) = (sector as usize / PART, sector as usize % PART);
         if page >= self.pages.len() {
             self.pages.resize(page + 1, None);
         }
@@ -48,7 +54,7 @@ impl<T: Clone + Default + PartialEq> Sectors<T> {
 
     /// Gives a sector something else; returns what it had.
     pub fn set(&mut self, sector: u64, value: T) -> T {
-        let (page, place) = (sector as usize / PAGE, sector as usize % PAGE);
+        let (page, place) = (sector as usize / PART, sector as usize % PART);
         let known = self.pages.get_mut(page).and_then(Option::as_mut);
         match known.and_then(|page| page.get_mut(place)) {
             Some(known) => std::mem::replace(known, value),
@@ -70,13 +76,14 @@ impl<T: Clone + Default + PartialEq> Sectors<T> {
         self.pages().map(|(first, _)| first)
     }
 
-    /// The sectors of the part that begins with this one.
-    pub fn part(first: u64) -> std::ops::Range<u64> {
-        first..first + PAGE as u64
+    /// The sectors of the part that this one is in.
+    pub fn part(sector: u64) -> std::ops::Range<u64> {
+        let first = sector - sector % PART as u64;
+        first..first + PART as u64
     }
 
     fn pages(&self) -> impl Iterator<Item = (u64, &[T])> {
-        let pages = (0..).step_by(PAGE).zip(&self.pages);
+        let pages = (0..).step_by(PART).zip(&self.pages);
         pages.filter_map(|(first, page)| Some((first, page.as_deref()?.as_slice())))
     }
 }
@@ -100,7 +107,11 @@ mod tests {
         *sectors.entry(3) = 7;
         assert_eq!(sectors.iter().collect::<Vec<_>>(), [(3, &7), (1000, &6)]);
         assert_eq!(sectors.parts().collect::<Vec<_>>(), [0, 960]);
-        assert!(Sectors::<u64>::part(960).contains(&1000));
+        assert_eq!(Sectors::<u64>::part(1000), 960..1024);
+        assert_eq!(
+            (sectors.values(960).get(40), sectors.values(64)),
+            (Some(&6), &[][..])
+        );
         assert_eq!(format!("{sectors:?}"), "{3: 7, 1000: 6}");
     }
 }
