@@ -67,7 +67,9 @@ mutants:
 
 .PHONY: sim
 sim:
-	@scripts/enter cargo run --quiet --locked --profile $(if $(SEED),release,fast) -p rmr-sim --bin sim -- \
+	@# What a run frees is for the next one: given back to the kernel, it would come with zeroes again.
+	@scripts/enter env MIMALLOC_PURGE_DELAY=-1 \
+		cargo run --quiet --locked --profile $(if $(SEED),release,fast) -p rmr-sim --bin sim -- \
 		$(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),2000)) $(SIM)
 
 .PHONY: chaos
