@@ -8,6 +8,9 @@
 # rounds are compared. Under emulation the absolute numbers mean little, the ratios do. What sets a contender up and
 # takes it down is in tests/bench/contenders.sh; this file measures, compares and reports. With --baseline, brmr as it was at
 # a commit is a contender, too.
+#
+# On a machine whose speed changes from second to second, times of the same thing differ by half. With --count, the clocks of
+# the virtual machines count instructions, so that the CPU time of an IO is what it takes of them; that differs by a twentieth.
 
 """Measures brmr against its alternatives; prints medians, ratios and floors, and writes JSON."""
 
@@ -202,13 +205,21 @@ def take_down(contender, span, baseline, absent):
         absent.setdefault(contender, str(error))
 
 
-def check_floors(results, contenders):
+def speed(results, contender, job, options):
+    """What contenders are compared by: IOPS, or with --count how many IOs a second of all CPUs' time would be enough for."""
+    if not options.count:
+        return results.median(contender, job, "iops")
+    costs = [results.median(contender, job, what) for what in ("client_cpu_us", "nodes_cpu_us")]
+    return 1e6 / sum(costs) if all(costs) else None
+
+
+def check_floors(results, contenders, options):
     """Compares brmr with each floor; returns (floor, ratio or None, reached)."""
     kept = [Floor(job.name, BEFORE, KEPT) for job in JOBS] if BEFORE in contenders else []
     rows = []
     for floor in (*FLOORS, *kept):
-        mine = results.median("brmr", floor.job, "iops")
-        other = results.median(floor.against, floor.job, "iops")
+        mine = speed(results, "brmr", floor.job, options)
+        other = speed(results, floor.against, floor.job, options)
         ratio = mine / other if mine and other else None
         rows.append((floor, ratio, ratio is not None and ratio >= floor.ratio))
     return rows
@@ -216,6 +227,8 @@ def check_floors(results, contenders):
 
 def report(results, contenders, options):
     """Prints everything a reader wants to know."""
+    if options.count:
+        print("Times are thousands of instructions: 1 µs of CPU time is 1,000 of them. IOPS say nothing then.")
     jobs = [job.name for job in JOBS]
     for what, title in (
         ("iops", "IOPS"),
@@ -228,12 +241,13 @@ def report(results, contenders, options):
         table(["", *jobs], rows)
     print("Largest deviation of the IOPS from their median, %")
     table(["", *jobs], [[c, *(number(results.spread(c, job)) for job in jobs)] for c in contenders])
-    print("IOPS of brmr as a multiple of the others")
+    what = "IOs per CPU time" if options.count else "IOPS"
+    print(f"{what} of brmr as a multiple of the others")
     rows = []
     for other in contenders:
         if other == "brmr":
             continue
-        pairs = [(results.median("brmr", job, "iops"), results.median(other, job, "iops")) for job in jobs]
+        pairs = [[speed(results, contender, job, options) for contender in ("brmr", other)] for job in jobs]
         rows.append([other, *(number(a / b if a and b else None, 2) for a, b in pairs)])
     table(["", *jobs], rows)
 
@@ -281,6 +295,7 @@ def arguments():
     parser.add_argument("--span", type=int, default=64, help="MiB of the device that are used (%(default)s)")
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="measure only this one (repeatable)")
     parser.add_argument("--baseline", metavar="COMMIT", help="measure brmr as it was at this commit, too")
+    parser.add_argument("--count", action="store_true", help="compare instructions, not time")
     parser.add_argument("--output", type=Path, default=TOP / "build" / "bench.json", help="where the JSON goes")
     parser.add_argument("--require-floors", action="store_true", help="end with status 1 if a floor is missed")
     return parser.parse_args()
@@ -289,7 +304,7 @@ def arguments():
 def main():
     """Measures, reports, and says by its status whether the floors were reached if that was asked for."""
     options = arguments()
-    own_cluster(__file__, "--nodes", "2", "--client-cpus", "1")
+    own_cluster(__file__, "--nodes", "2", "--client-cpus", "1", *(["--count"] if options.count else []))
     cluster = Cluster()
     kernel = cluster.kernel()
     contenders, baseline = tuple(options.only or CONTENDERS), None
@@ -299,7 +314,7 @@ def main():
     if not results.samples:
         sys.exit("nothing could be measured")
     report(results, contenders, options)
-    floors = check_floors(results, contenders)
+    floors = check_floors(results, contenders, options)
     reached = report_floors(floors)
     write_json(options.output, document(results, absent, floors, options, kernel))
     for contender, reason in absent.items():
