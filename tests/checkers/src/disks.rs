@@ -239,7 +239,9 @@ impl<F: Fn(u8) -> bool> Unmarked<F> {
 const FEW: u64 = 128;
 
 /// Where differences are remembered in dirty bitmaps, in a configuration: most of them are.
+#[derive(Clone, Debug)]
 struct Noted {
+    roles: Roles,
     table: u32,
     /// By member, from 1: a bit for each chunk.
     words: SmallVec<[Vec<u64>; 8]>,
@@ -254,6 +256,15 @@ impl Noted {
             let word = words.and_then(|words| words.get(place));
             word.is_some_and(|word| word >> bit & 1 == 1)
         })
+    }
+
+    /// Adds the chunks that are not noted any more.
+    fn add_missing(&self, before: &Noted, chunks: &mut [u64]) {
+        for (now, before) in self.words.iter().zip(&before.words) {
+            for (chunks, (now, before)) in chunks.iter_mut().zip(now.iter().zip(before)) {
+                *chunks |= before & !now;
+            }
+        }
     }
 }
 
@@ -313,6 +324,16 @@ struct Near<'a> {
 }
 
 impl Near<'_> {
+    /// The completed content is the only possible one, and all of these members hold it.
+    fn is_clear(&self, sector: u64) -> bool {
+        let place = (sector - self.first) as usize;
+        let state = self.sectors.get(place);
+        let content = state.map_or(0, |state| state.content);
+        let mut values = self.copies.iter().map(|(_, copy)| copy.get(place));
+        state.is_none_or(|state| state.open.is_empty())
+            && values.all(|value| value.copied().unwrap_or_default() == content)
+    }
+
     /// For each possible content of these sectors, and for each of them, those of the members that hold it: all for the first content,
     /// then all for the next. What has fewer possible contents than another one has one of them twice.
     fn agreeing(&self, sectors: &Range<u64>) -> SmallVec<[u32; 2 * PART]> {
@@ -344,6 +365,17 @@ impl Near<'_> {
     }
 }
 
+/// How many words have a bit for each chunk.
+fn words(chunks: u64) -> usize {
+    chunks.div_ceil(64) as usize
+}
+
+fn set_bit(words: &mut [u64], chunk: u64) {
+    if let Some(word) = words.get_mut(chunk as usize / 64) {
+        *word |= 1 << (chunk % 64);
+    }
+}
+
 /// Sets, each once, in order.
 fn distinct(sets: impl Iterator<Item = u32>) -> SmallVec<[u32; 4]> {
     let mut sets: SmallVec<[u32; 4]> = sets.collect();
@@ -366,6 +398,10 @@ pub struct Disks {
     installing: Vec<Roles>,
     /// Chunks to be looked at, in any order, some more than once.
     touched: Vec<u64>,
+    /// What was noted when all chunks were looked at, one for each of [`Disks::may_be_so`]; nothing if that was not asked for.
+    noted: SmallVec<[Noted; 2]>,
+    /// A bit for each chunk that has changed since then, or differed where that was not noted.
+    unclear: Vec<u64>,
     /// By chunk.
     differing: FxHashMap<u64, Differing>,
     /// Some that are over, to be used again.
@@ -406,6 +442,8 @@ impl Disks {
             },
             installing: Vec::new(),
             touched: Vec::new(),
+            noted: SmallVec::new(),
+            unclear: vec![0; words(geometry.sectors.div_ceil(chunk_sectors))],
             differing: FxHashMap::default(),
             spare: Vec::new(),
             unreadable: BTreeMap::new(),
@@ -502,7 +540,7 @@ impl Disks {
     pub fn attaching(&mut self, roles: Roles) {
         self.may_be(roles);
         let mut run = 0..0;
-        for sector in self.known_sectors() {
+        for sector in self.unclear(roles.in_sync & self.roles.table) {
             for member in members(roles.in_sync & self.roles.table) {
                 if !self.held.can_read(member, sector) {
                     continue;
@@ -538,7 +576,7 @@ impl Disks {
     pub fn attached(&mut self, roles: Roles) {
         self.configured(roles);
         let mut run = 0..0;
-        for sector in self.known_sectors() {
+        for sector in self.unclear(roles.in_sync & roles.table) {
             let mut held: Vec<u64> = members(roles.in_sync & roles.table)
                 .filter(|&member| self.held.can_read(member, sector))
                 .map(|member| self.held.value(member, sector))
@@ -592,28 +630,53 @@ impl Disks {
     pub fn check_all(&mut self, time: Time, marks: &impl Marks) -> Result<(), Violation> {
         self.touched.clear();
         let chunks = self.geometry.sectors.div_ceil(self.geometry.chunk_sectors);
-        let noted: SmallVec<[Noted; 2]> = if self.differing.len() as u64 * FEW > chunks {
-            let noted = self
-                .may_be_so()
-                .map(|roles| self.noted(chunks, roles, marks));
-            noted.collect()
+        if self.differing.len() as u64 * FEW <= chunks {
+            self.noted.clear();
+            let wrong = self.differing.keys().filter_map(|&chunk| {
+                let violation = self.check_chunk(time, chunk, marks).err()?;
+                Some((chunk, violation))
+            });
+            let first = wrong.min_by_key(|(chunk, _)| *chunk);
+            return first.map_or(Ok(()), |(_, violation)| Err(violation));
+        }
+        let noted = self.may_be_so();
+        let noted = noted
+            .map(|roles| self.noted(chunks, roles, marks))
+            .collect();
+        let before = std::mem::replace(&mut self.noted, noted);
+        let mut unclear = std::mem::take(&mut self.unclear);
+        let roles = |noted: &Noted| noted.roles;
+        if before.iter().map(roles).eq(self.noted.iter().map(roles)) {
+            for (now, before) in self.noted.iter().zip(&before) {
+                now.add_missing(before, &mut unclear);
+            }
         } else {
-            SmallVec::new()
-        };
-        let is_noted = |chunk: u64, differing: &Differing| {
-            let excused = |set: u32| noted.iter().any(|noted| noted.excuses(chunk, set));
-            let fits = |sets: &[u32]| sets.iter().any(|&set| excused(set));
-            differing.ways().all(fits)
-        };
-        let unclear = self
-            .differing
-            .iter()
-            .filter(|(chunk, differing)| !is_noted(**chunk, differing));
-        let wrong = unclear
-            .filter_map(|(&chunk, _)| Some((chunk, self.check_chunk(time, chunk, marks).err()?)));
-        wrong
-            .min_by_key(|(chunk, _)| *chunk)
-            .map_or(Ok(()), |(_, violation)| Err(violation))
+            for &chunk in self.differing.keys() {
+                set_bit(&mut unclear, chunk);
+            }
+        }
+        let mut result = Ok(());
+        for (first, word) in (0..).step_by(64).zip(&mut unclear) {
+            let mut left = *word;
+            while left != 0 && result.is_ok() {
+                let chunk = first + u64::from(left.trailing_zeros());
+                if self.is_noted(chunk) {
+                    *word &= !(left & left.wrapping_neg());
+                } else {
+                    result = self.check_chunk(time, chunk, marks);
+                }
+                left &= left - 1;
+            }
+        }
+        self.unclear = unclear;
+        result
+    }
+
+    /// Whether it was noted, at the last look at all chunks, wherever a chunk differs.
+    fn is_noted(&self, chunk: u64) -> bool {
+        let excused = |&set: &u32| self.noted.iter().any(|noted| noted.excuses(chunk, set));
+        let differing = self.differing.get(&chunk);
+        differing.is_none_or(|differing| differing.ways().all(|sets| sets.iter().any(excused)))
     }
 
     /// Checks, while no write is in flight, that the members in sync hold the completed content, but for what is marked.
@@ -675,10 +738,14 @@ impl Disks {
         sector / self.geometry.chunk_sectors
     }
 
-    /// All sectors of which something is known, and some near them.
-    fn known_sectors(&self) -> impl Iterator<Item = u64> {
+    /// The sectors that may have another content than the completed one, or of which these members do not all hold that.
+    fn unclear(&self, set: u32) -> Vec<u64> {
         let parts = self.known_parts().into_iter();
-        parts.flat_map(Sectors::<u64>::part)
+        let unclear = parts.flat_map(|part| {
+            let near = self.held.near(set, part);
+            Sectors::<u64>::part(part).filter(move |&sector| !near.is_clear(sector))
+        });
+        unclear.collect()
     }
 
     /// The first sectors of the parts they are in.
@@ -688,6 +755,7 @@ impl Disks {
     }
 
     fn look_at(&mut self, chunk: u64) {
+        set_bit(&mut self.unclear, chunk);
         if self.touched.last() != Some(&chunk) {
             self.touched.push(chunk);
         }
@@ -793,7 +861,7 @@ impl Disks {
 
     /// Where differences are remembered in the bitmaps of all others in sync, or in a member's own, where these are the roles.
     fn noted(&self, chunks: u64, roles: Roles, marks: &impl Marks) -> Noted {
-        let words = chunks.div_ceil(64) as usize;
+        let words = words(chunks);
         let table = roles.table & self.roles.table;
         let kept = |member| {
             let keepers = roles.in_sync & table & !crate::bit(member);
@@ -814,6 +882,7 @@ impl Disks {
             by_member.push(kept(member));
         }
         Noted {
+            roles,
             table,
             words: by_member,
         }

@@ -139,6 +139,10 @@ fn end<'a>(
     (item, bit): (&Item, u64),
     scratch: &mut Scratch<'a>,
 ) -> bool {
+    if open.used == bit {
+        end_alone(states, (item, bit), &mut scratch.before);
+        return true;
+    }
     let Scratch {
         writes,
         reads,
@@ -185,6 +189,24 @@ fn end<'a>(
         }
     }
     true
+}
+
+/// As [`end`], where nothing else is under way.
+fn end_alone(
+    states: &mut FxHashSet<State>,
+    (item, bit): (&Item, u64),
+    before: &mut FxHashSet<State>,
+) {
+    std::mem::swap(states, before);
+    for (content, done) in before.drain() {
+        let is_done = done & bit != 0 || !item.write && content == Some(item.span.value);
+        if is_done || item.optional {
+            states.insert((content, 0));
+        }
+        if item.write && !is_done {
+            states.insert((Some(item.span.value), 0));
+        }
+    }
 }
 
 /// Lets all open reads of the content take effect: that forbids nothing later.

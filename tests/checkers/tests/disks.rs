@@ -98,6 +98,21 @@ fn what_cannot_be_read_is_no_copy() {
 }
 
 #[test]
+fn a_mark_that_goes_is_missed() {
+    let mut disks = missed();
+    let mut marks = Sets::default();
+    marks.dirty.extend([(1, 3, 1), (2, 3, 1)]);
+    // Twice: only what changes in between is looked at the second time.
+    assert_eq!(rule(disks.check_all(0, &marks)), None);
+    assert_eq!(rule(disks.check_all(0, &marks)), None);
+    marks.dirty.remove(&(2, 3, 1));
+    assert_eq!(rule(disks.check_all(0, &marks)), Some(Rule::Unmarked));
+    assert_eq!(rule(disks.check_all(0, &marks)), Some(Rule::Unmarked));
+    marks.dirty.insert((3, 3, 1));
+    assert_eq!(rule(disks.check_all(0, &marks)), None);
+}
+
+#[test]
 fn or_by_itself() {
     let mut marks = Sets::default();
     marks.dirty.insert((3, 3, 1));

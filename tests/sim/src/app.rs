@@ -10,9 +10,9 @@ use crate::plan::MS;
 use crate::workload::Request;
 use crate::workload::What;
 use crate::workload::Workload;
+use litemap::LiteMap;
 use rmr_checkers::history::Outcome;
 use rmr_proto::Status;
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -36,7 +36,7 @@ pub struct Io {
 pub struct App {
     opening: u32,
     /// By tag.
-    ios: BTreeMap<u32, Io>,
+    ios: LiteMap<u32, Io>,
     /// Threads wait for this opening no more.
     closed: bool,
     /// Threads that found nothing to do.
@@ -50,7 +50,7 @@ impl App {
     pub fn new(opening: u32) -> App {
         App {
             opening,
-            ios: BTreeMap::new(),
+            ios: LiteMap::new(),
             closed: false,
             resting: Vec::new(),
             back: VecDeque::new(),

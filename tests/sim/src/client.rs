@@ -19,6 +19,7 @@ use crate::store;
 use crate::store::Crc;
 use crate::workload::What;
 use crate::workload::Workload;
+use litemap::LiteMap;
 use rmr_engine::client::Ack;
 use rmr_engine::client::Acked;
 use rmr_engine::client::Action;
@@ -59,7 +60,6 @@ use rmr_proto::Request;
 use rmr_proto::Status;
 use rmr_proto::Uuid;
 use rmr_proto::MAX_BATCH_BYTES;
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -141,7 +141,7 @@ pub struct Client {
     data: Data<HostMemory>,
     coordinator: Coordinator<HostMemory>,
     overlap: Overlap<Vec<Node>, Vec<HostLock<Shard>>>,
-    sent: BTreeMap<u64, Sent>,
+    sent: LiteMap<u64, Sent>,
     parked: VecDeque<u32>,
     todo: VecDeque<Todo>,
     timer: Time,
@@ -172,7 +172,7 @@ impl Client {
             data: Data::new(&HostMemory, crate::app::TAGS as usize).ok()?,
             coordinator: Coordinator::new(HostMemory).ok()?,
             overlap: Overlap::new(nodes, shards)?,
-            sent: BTreeMap::new(),
+            sent: LiteMap::new(),
             parked: VecDeque::new(),
             todo: VecDeque::new(),
             timer: Time::NEVER,

@@ -9,6 +9,7 @@
 
 use crate::cache::Cache;
 use crate::random::Random;
+use litemap::LiteMap;
 use rmr_proto::Status;
 use rmr_proto::RECORD_BYTES;
 use std::collections::BTreeMap;
@@ -71,7 +72,7 @@ pub struct Disk {
     meta: BTreeMap<u64, Box<Record>>,
     volatile: bool,
     /// With what was written to the cache when they began.
-    under_way: BTreeMap<u64, (Access, u64)>,
+    under_way: LiteMap<u64, (Access, u64)>,
     next: u64,
     /// Sectors of data that cannot be read until they are written.
     unreadable: BTreeSet<u64>,
@@ -96,7 +97,7 @@ impl Disk {
             data: Cache::new(),
             meta: BTreeMap::new(),
             volatile,
-            under_way: BTreeMap::new(),
+            under_way: LiteMap::new(),
             next: 0,
             unreadable: BTreeSet::new(),
             dead: BTreeSet::new(),

@@ -26,6 +26,7 @@ use crate::store::Crc;
 use crate::store::Image;
 use acts::Todo;
 use disks::new_device;
+use litemap::LiteMap;
 use rmr_checkers::Rule;
 use rmr_checkers::Violation;
 use rmr_engine::dedupe::Joiners;
@@ -49,7 +50,6 @@ use rmr_proto::Status;
 use rmr_proto::BITMAP_PAGE_WORDS;
 use rmr_proto::BLOCK_SHIFT;
 use rmr_proto::RECORD_BYTES;
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -130,17 +130,17 @@ pub struct Node {
     running: Option<Running>,
     /// What its disk remembers, while it is down.
     image: Image,
-    batches: BTreeMap<u64, Batch>,
-    tasks: BTreeMap<u64, Task>,
+    batches: LiteMap<u64, Batch>,
+    tasks: LiteMap<u64, Task>,
     /// Writes that were executed, or are, and tokens that wait for them.
     parked: VecDeque<u64>,
-    accesses: BTreeMap<u64, For>,
+    accesses: LiteMap<u64, For>,
     /// Calls of its own that are not answered: the engine's numbers for them.
-    calls: BTreeMap<u64, (u64, Kind)>,
+    calls: LiteMap<u64, (u64, Kind)>,
     /// Marks that are not acknowledged, by call.
-    merges: BTreeMap<u64, Vec<u8>>,
+    merges: LiteMap<u64, Vec<u8>>,
     /// What pulls brought, until it is written.
-    pulled: BTreeMap<u64, Rc<[u64]>>,
+    pulled: LiteMap<u64, Rc<[u64]>>,
     todo: VecDeque<Todo>,
     timer: Time,
     next: u64,
@@ -172,13 +172,13 @@ impl Node {
             up: false,
             running: None,
             image,
-            batches: BTreeMap::new(),
-            tasks: BTreeMap::new(),
+            batches: LiteMap::new(),
+            tasks: LiteMap::new(),
             parked: VecDeque::new(),
-            accesses: BTreeMap::new(),
-            calls: BTreeMap::new(),
-            merges: BTreeMap::new(),
-            pulled: BTreeMap::new(),
+            accesses: LiteMap::new(),
+            calls: LiteMap::new(),
+            merges: LiteMap::new(),
+            pulled: LiteMap::new(),
             todo: VecDeque::new(),
             timer: Time::NEVER,
             next: 0,

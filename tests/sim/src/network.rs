@@ -15,9 +15,8 @@ use crate::plan::SECOND;
 use crate::plan::US;
 use crate::queue::Nanos;
 use crate::random::Random;
+use litemap::LiteMap;
 use rmr_proto::Status;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::Hash;
 use std::hash::Hasher;
@@ -133,7 +132,6 @@ pub enum Event {
 struct Session {
     up: bool,
     number: u64,
-    calls: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -152,11 +150,11 @@ pub struct Network {
     heartbeat: Nanos,
     rates: Rates,
     /// Until when nothing gets through from one host to another.
-    blocked: BTreeMap<(Host, Host), Nanos>,
-    sessions: BTreeMap<(Host, Host), Session>,
-    calls: BTreeMap<u64, Call>,
+    blocked: LiteMap<(Host, Host), Nanos>,
+    sessions: LiteMap<(Host, Host), Session>,
+    calls: LiteMap<u64, Call>,
     /// Calls made so far, by caller: what one host does has no influence on the numbers of another.
-    made: BTreeMap<Host, u64>,
+    made: LiteMap<Host, u64>,
     out: Vec<(Nanos, Event)>,
 }
 
@@ -177,10 +175,10 @@ impl Network {
             latency,
             heartbeat,
             rates,
-            blocked: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            calls: BTreeMap::new(),
-            made: BTreeMap::new(),
+            blocked: LiteMap::new(),
+            sessions: LiteMap::new(),
+            calls: LiteMap::new(),
+            made: LiteMap::new(),
             out: Vec::new(),
         }
     }
@@ -268,11 +266,9 @@ impl Network {
         for pair in self.pairs(host) {
             if pair.0 == host {
                 if let Some(session) = self.sessions.get_mut(&pair) {
-                    for call in std::mem::take(&mut session.calls) {
-                        self.calls.remove(&call);
-                    }
                     session.up = false;
                     session.number += 1;
+                    self.calls.retain(|_, call| (call.from, call.to) != pair);
                 }
             }
         }
@@ -318,10 +314,12 @@ impl Network {
         }
         session.up = false;
         let was = session.number;
-        let calls: Vec<u64> = std::mem::take(&mut session.calls).into_iter().collect();
-        for call in &calls {
-            self.calls.remove(call);
-        }
+        let mut calls = Vec::new();
+        self.calls.retain(|&number, call| {
+            let is_of_it = (call.from, call.to) == (from, to);
+            calls.extend(is_of_it.then_some(number));
+            !is_of_it
+        });
         let again = now + self.random.scaled(MS, 300 * MS);
         let event = Event::Connect {
             from,
@@ -334,14 +332,13 @@ impl Network {
 
     /// Sends a message. The number of the call; `None` if there is no session.
     pub fn call(&mut self, now: Nanos, from: Host, to: Host, packet: Packet) -> Option<u64> {
-        let session = self.sessions.get_mut(&(from, to))?;
+        let session = self.sessions.get(&(from, to))?;
         if !session.up {
             return None;
         }
         let made = self.made.entry(from).or_default();
         *made += 1;
         let call = from.number() << 32 | *made;
-        session.calls.insert(call);
         let number = session.number;
         let packet = Rc::new(packet);
         self.calls.insert(
@@ -444,13 +441,7 @@ impl Network {
 
     /// An answer arrived: whether anybody waits for it.
     pub fn answered(&mut self, call: u64) -> bool {
-        let Some(Call { from, to, .. }) = self.calls.remove(&call) else {
-            return false;
-        };
-        if let Some(session) = self.sessions.get_mut(&(from, to)) {
-            session.calls.remove(&call);
-        }
-        true
+        self.calls.remove(&call).is_some()
     }
 
     fn open_at(&self, now: Nanos, from: Host, to: Host) -> Nanos {

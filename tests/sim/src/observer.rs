@@ -11,6 +11,7 @@ use crate::plan::SECOND;
 use crate::queue::Nanos;
 use crate::workload::Request;
 use crate::workload::What;
+use litemap::LiteMap;
 use rmr_checkers::cost::Cost;
 use rmr_checkers::cost::Due;
 use rmr_checkers::cost::Record;
@@ -82,18 +83,18 @@ pub struct Observer {
     cost: Cost,
     violations: Vec<Violation>,
     /// The opening of a device by the nonce of its generations.
-    openings: BTreeMap<u64, u32>,
+    openings: LiteMap<u64, u32>,
     /// What an opening is called in the history, and whether it asked anything under that name.
-    names: BTreeMap<u32, (u32, bool)>,
+    names: LiteMap<u32, (u32, bool)>,
     configs: BTreeMap<Name, Known>,
-    last: BTreeMap<u8, Last>,
+    last: LiteMap<u8, Last>,
     attached: Vec<(u64, u64)>,
     /// The history of the last complete configuration.
     lineage: Option<Uuid>,
     /// All histories, as they began.
     histories: Vec<Uuid>,
     /// Requests that are not answered, with their opening.
-    open: BTreeMap<u64, (u32, Request)>,
+    open: LiteMap<u64, (u32, Request)>,
     /// Set when everything is to be compared, not only what was touched.
     compare: bool,
     newest: Option<Name>,
@@ -107,11 +108,11 @@ pub struct Observer {
     /// Whether the disk of a member has a volatile cache.
     volatile: Vec<bool>,
     /// When flushes began, by member and access.
-    flushing: BTreeMap<(u8, u64), Nanos>,
+    flushing: LiteMap<(u8, u64), Nanos>,
     /// When the last one began that succeeded.
-    flushed: BTreeMap<u8, Nanos>,
+    flushed: LiteMap<u8, Nanos>,
     /// When applications asked for flushes that are not answered.
-    flushes: BTreeMap<u64, Nanos>,
+    flushes: LiteMap<u64, Nanos>,
     /// Sectors of members that were written while they were listed as unreadable: the mark of the disk at the first time.
     rewritten: BTreeMap<(u8, u64), u64>,
 }
@@ -161,14 +162,14 @@ impl Observer {
             }),
             cost: Cost::new(),
             violations: Vec::new(),
-            openings: BTreeMap::new(),
-            names: BTreeMap::new(),
+            openings: LiteMap::new(),
+            names: LiteMap::new(),
             configs: BTreeMap::new(),
-            last: BTreeMap::new(),
+            last: LiteMap::new(),
             attached: Vec::new(),
             lineage: None,
             histories: Vec::new(),
-            open: BTreeMap::new(),
+            open: LiteMap::new(),
             compare: false,
             newest: None,
             table,
@@ -176,9 +177,9 @@ impl Observer {
             timeless: false,
             pulled: BTreeSet::new(),
             volatile: plan.volatile.clone(),
-            flushing: BTreeMap::new(),
-            flushed: BTreeMap::new(),
-            flushes: BTreeMap::new(),
+            flushing: LiteMap::new(),
+            flushed: LiteMap::new(),
+            flushes: LiteMap::new(),
             rewritten: BTreeMap::new(),
         }
     }

@@ -9,6 +9,7 @@ use crate::plan::US;
 use crate::queue::Nanos;
 use crate::random::Purpose;
 use crate::random::Random;
+use litemap::LiteMap;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
@@ -68,7 +69,7 @@ pub struct Workload {
     left: u32,
     op: u64,
     /// Requests that certain threads make next, by opening and thread.
-    orders: BTreeMap<(u32, u32), Request>,
+    orders: LiteMap<(u32, u32), Request>,
     /// Sectors that were written: first and last one plus one, neither overlapping nor adjacent.
     written: BTreeMap<u64, u64>,
 }
@@ -86,7 +87,7 @@ impl Workload {
             spots,
             left: work.ops,
             op: 0,
-            orders: BTreeMap::new(),
+            orders: LiteMap::new(),
             written: BTreeMap::new(),
         }
     }
