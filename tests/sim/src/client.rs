@@ -706,6 +706,9 @@ impl Client {
                 }
             }
         }
+        if let (State::Serving, Some(config)) = (state, self.coordinator.config()) {
+            env.observer.serves(now, config.history);
+        }
         match state {
             State::Serving if !self.appeared => {
                 self.appeared = true;

@@ -91,6 +91,9 @@ pub struct Observer {
     attached: Vec<(u64, u64)>,
     /// The history of the last complete configuration.
     lineage: Option<Uuid>,
+    /// The last configuration of another history that all have who count, but of which no client has heard: it may go on in the old
+    /// one, if it reaches whom that needs.
+    unheard: Option<Name>,
     /// All histories, as they began.
     histories: Vec<Uuid>,
     /// Requests that are not answered, with their opening.
@@ -131,6 +134,7 @@ impl Hash for Observer {
         self.last.hash(state);
         self.attached.hash(state);
         self.lineage.hash(state);
+        self.unheard.hash(state);
         self.histories.hash(state);
         self.open.hash(state);
         self.newest.hash(state);
@@ -168,6 +172,7 @@ impl Observer {
             last: LiteMap::new(),
             attached: Vec::new(),
             lineage: None,
+            unheard: None,
             histories: Vec::new(),
             open: LiteMap::new(),
             compare: false,
@@ -542,9 +547,10 @@ impl Observer {
         let voters = config.voters().bits();
         let enough = config.quorum == Quorum::Off
             || (known.persisted & voters).count_ones() * 2 > voters.count_ones();
-        // So has a client that has attached anew, with what is of its generations before.
+        // So has a client that has attached anew, with what is of its generations before, in whatever history.
         let mut attached = self.attached.iter();
-        let anew = attached.any(|&(number, nonce)| nonce == name.1 && number > name.0);
+        let anew =
+            attached.any(|&(number, nonce)| nonce == name.1 && number % FORCED > name.0 % FORCED);
         let given_up = anew || passed;
         if known.complete || given_up || receivers & !known.persisted != 0 || !enough {
             let roles = roles(config);
@@ -558,7 +564,27 @@ impl Observer {
         known.complete = true;
         let result = self.execution.completed(now, new);
         self.note(result);
-        self.complete(now, name, &config.clone());
+        if self.lineage.is_none_or(|lineage| lineage == config.history) {
+            self.complete(now, name, config);
+        } else {
+            self.unheard = Some(name);
+            self.disks.attaching(roles(config));
+        }
+    }
+
+    /// A client serves in this history.
+    pub fn serves(&mut self, now: Nanos, history: Uuid) {
+        let Some(name) = self.unheard else {
+            return;
+        };
+        let known = self.configs.get(&name);
+        let Some(config) = known.map(|known| known.config.clone()) else {
+            return;
+        };
+        if config.history == history {
+            self.unheard = None;
+            self.complete(now, name, &config);
+        }
     }
 
     fn complete(&mut self, now: Nanos, name: Name, config: &Config) {
@@ -646,6 +672,11 @@ impl Observer {
     /// Members that are not in sync cannot be, as things are now.
     pub fn excuse(&mut self) {
         self.liveness.excuse();
+    }
+
+    /// Whether a configuration of another history is installed of which no client has heard yet.
+    pub fn has_unheard(&self) -> bool {
+        self.unheard.is_some()
     }
 
     /// Whether the newest complete configuration has every member of its table in sync.

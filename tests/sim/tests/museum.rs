@@ -744,6 +744,40 @@ fn review_16_forced_start_from_long_ago() {
     scene.end();
 }
 
+/// A start is forced, and the client does not hear that it was. When the member that was given up is back, it goes on with that, in
+/// the old history: the other one is kept as it is until it is discarded.
+#[test]
+fn forced_and_not_heard_of() {
+    let mut scene = Scene::new(2);
+    scene.write(0, 8);
+    scene.flush();
+    scene.lose(2);
+    let newer = scene.write(0, 8);
+    scene.flush();
+    scene.crash(1, true);
+    scene.crash_client();
+    scene.open();
+    scene.until("waits", |scene| scene.state() == Some(State::Attaching));
+    scene.pass(5 * SECOND);
+    let history = Uuid::from_random([7; 16]);
+    let lost = MemberSet::only(id(1));
+    scene.command(Admin::Force { lost, history });
+    scene.until("installed", |scene| scene.world.env.observer.has_unheard());
+    assert!(!scene.is_served());
+    scene.cut(scene.client(), Host::Member(2));
+    scene.start(1);
+    scene.until("served", Scene::is_served);
+    assert_eq!(scene.read(0), newer);
+    let newest = scene.write(0, 8);
+    scene.find(2);
+    scene.pass(20 * SECOND);
+    assert!(!scene.receives(2));
+    scene.command(Admin::Discard(id(2)));
+    whole(&mut scene);
+    assert_eq!(scene.held(2, 0), newest);
+    scene.end();
+}
+
 /// Who leaves is dropped with the other one in sync restarted unnoticed, power lost. What was acknowledged and not flushed is
 /// then on who leaves alone, and nothing may be installed anywhere that is without it.
 #[test]
