@@ -44,7 +44,8 @@ mend_node() {
 	pause) cluster resume "node$2" ;;
 	read-error | write-error | hang) cluster fault "node$2" data0 none ;;
 	remove) node_add p "$2" ;;
-	rdma) node "$2" rdma link add rxe0 type rxe netdev eth1 ;;
+	# As scripts/vm-init: nothing may arrive yet.
+	rdma) node "$2" "ip link set eth1 down && rdma link add rxe0 type rxe netdev eth1 && ip link set eth1 up" ;;
 	esac
 }
 
